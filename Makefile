@@ -1,0 +1,45 @@
+# Each target makes what it needs; `make demo` on a fresh machine is enough.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+SEEDS ?= 200
+
+.PHONY: setup check unit sim system test demo bench clean
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+setup: $(STAMP)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry cluster graph storage
+
+unit: setup
+	$(BIN)/python -X dev -m pytest -q tests/unit
+
+sim: setup
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+system: setup
+	$(BIN)/python -m pytest -q tests/system
+
+test: check unit
+	$(BIN)/python -m tests.simulation --seconds 60
+	$(BIN)/python -m pytest -q tests/system
+
+demo: setup
+	$(BIN)/recollect demo
+
+bench: setup
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,123 @@
+"""The nouns that the API, the router and the shards share. Values only: no behaviour, no IO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from storage.ids import PointId
+
+Distance = Literal["Cosine", "Euclid", "Dot", "Manhattan"]
+Vector = np.ndarray[tuple[int], np.dtype[np.float32]]
+
+
+class Collection(msgspec.Struct, frozen=True, kw_only=True):
+    """A collection as the metadata group holds it. `uid` is never reused."""
+
+    uid: int
+    name: str
+    dimension: int
+    distance: Distance
+    hnsw_m: int = 16
+    hnsw_ef_construct: int = 200
+    embedding_space: str | None = None
+    """Identity of the embedding space its vectors come from; None: the caller's own."""
+    state: Literal["live", "dropping"] = "live"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point to be written: a validated finite float32 vector and a payload object."""
+
+    id: PointId
+    vector: Vector
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A stored point as it is read back; `vector` and `payload` are None when not asked for."""
+
+    id: PointId
+    version: int
+    vector: Vector | None = None
+    payload: dict[str, Any] | None = None
+    created_ms: int = 0
+    updated_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result. `score` has the collection's own sense: for Cosine and Dot more is
+    better, for Euclid and Manhattan less is."""
+
+    id: PointId
+    version: int
+    score: float
+    vector: Vector | None = None
+    payload: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAnswer:
+    """The best hits, and which shards they reflect. `partial` is true when a shard is missing."""
+
+    hits: list[Hit]
+    shards_ok: tuple[int, ...]
+    shards_failed: tuple[int, ...] = ()
+
+    @property
+    def partial(self) -> bool:
+        """Whether some shard did not answer."""
+        return bool(self.shards_failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a client has seen: shard -> applied index. Written by writes, honoured by reads."""
+
+    indexes: Mapping[int, int] = field(default_factory=dict)
+
+    def encode(self) -> str:
+        """Return the header form `shard:index,shard:index`, in shard order."""
+        return ",".join(f"{shard}:{index}" for shard, index in sorted(self.indexes.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class WriteAck:
+    """A write that is in the fsynced log of a majority of every shard it touched."""
+
+    session: Session
+    version: int
+    """The highest record version that the write produced (a shard's log index)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a request wants to be served. `deadline_s` is on the node's monotonic clock."""
+
+    deadline_s: float
+    request_id: str = ""
+    """Idempotency key; equal keys are applied once per shard. Empty: the router makes one."""
+    strong: bool = False
+    session: Session = field(default_factory=Session)
+    allow_partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """A validated search: `filter` is the parsed tree of `storage.filters`, or None."""
+
+    vector: Vector
+    limit: int
+    offset: int = 0
+    filter: Any = None
+    exact: bool = False
+    ef: int | None = None
+    score_threshold: float | None = None
+    with_payload: bool = False
+    with_vector: bool = False
