@@ -1,0 +1,204 @@
+"""All groups of one node as one step function. Pure: no clock, no IO, no threads of its own.
+
+Things happen to a host (a message, a proposal, time, a finished sync); then `ready` says what is
+to be done, in the only safe order: *persist* this batch, *send* these messages, *apply* these
+entries. A message is released when the batch that was open at its making is on disk (the gate),
+so nothing leaves that a crash could make untrue, one-member groups included (D19).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cluster.raft.core import Timing
+from cluster.raft.group import RaftGroup
+from cluster.raft.log import GroupLog, GroupState, Records
+from cluster.raft.messages import Entry, Message
+from cluster.raft.snapshot import Effect
+from cluster.raft.wal import Wal, WriteBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What to do now, in this order of fields."""
+
+    persist: WriteBatch | None
+    send: list[tuple[str, int, Message]]
+    """(peer, group, message), in order per peer."""
+    apply: list[tuple[int, list[Entry]]]
+    """(group, committed and durable entries)."""
+    effects: list[tuple[int, Effect]]
+
+
+def recover(state: GroupState, applied: tuple[int, int], records: Records) -> GroupLog:
+    """Fit a recovered log to the (index, term) that the state machine stands at (D1, D9).
+
+    The state machine behind the log's base: acknowledged entries are gone from this replica, so
+    it must be refilled and holds its vote until its log reaches again what it once had. The
+    state machine beyond or beside the log: a snapshot was installed and the process died before
+    the log's reset was written; what the state machine has applied is committed, so the log
+    starts again behind it.
+    """
+    log = GroupLog(state, records)
+    index, term = applied
+    if index < log.base_index:
+        acknowledged = log.last_index
+        log.hold_until(acknowledged)
+        log.reset(index, term)
+    elif log.term_at(index) != term:
+        log.reset(index, term)
+    assert log.term_at(index) == term, "state and log fit together"
+    return log
+
+
+@dataclass
+class _Outbox:
+    """Messages that wait for a sync, in order."""
+
+    waiting: deque[tuple[int, str, int, Message]] = field(default_factory=deque)
+
+    def released(self, synced: int) -> list[tuple[str, int, Message]]:
+        out: list[tuple[str, int, Message]] = []
+        while self.waiting and self.waiting[0][0] <= synced:
+            _, peer, group, message = self.waiting.popleft()
+            out.append((peer, group, message))
+        return out
+
+
+class GroupHost:
+    """See the module. `wal` is not open yet; `open` recovers it."""
+
+    def __init__(self, me: str, wal: Wal, *, clock: Callable[[], float], timing: Timing) -> None:
+        self.me = me
+        self.groups: dict[int, RaftGroup] = {}
+        self._wal, self._clock, self._timing = wal, clock, timing
+        self._recovered: dict[int, GroupState] = {}
+        self._connected: dict[str, None] = {}
+        self._dirty: dict[int, None] = {}
+        self._outbox = _Outbox()
+        self._writing = False
+        wal.attach(self._restate)
+
+    def open(self) -> None:
+        """Recover the log; raises CorruptLog or OSError."""
+        self._recovered = self._wal.open()
+
+    def _restate(self) -> dict[int, tuple[int, str | None, tuple[int, int], int]]:
+        states = {
+            group: (state.term, state.vote, state.base, state.hold)
+            for group, state in self._recovered.items()
+        }
+        states.update({group: raft.log.snapshot_of() for group, raft in self.groups.items()})
+        return states
+
+    def open_group(
+        self, group: int, members: tuple[str, ...], applied: tuple[int, int], rng: random.Random
+    ) -> RaftGroup:
+        """Start this node's replica of a group, from the log and from where its state stands."""
+        assert group not in self.groups, "a replica is opened once"
+        state = self._recovered.pop(group, None) or GroupState()
+        log = recover(state, applied, self._wal.records(group))
+        raft = RaftGroup(
+            self.me,
+            members,
+            log,
+            applied[0],
+            lambda peer, message: self.post(peer, group, message),
+            timing=self._timing,
+            clock=self._clock,
+            rng=rng,
+        )
+        self.groups[group] = raft
+        for peer in self._connected:
+            if peer in members:
+                raft.connected(peer)
+        self._dirty[group] = None
+        return raft
+
+    def post(self, peer: str, group: int, message: Message) -> None:
+        """Queue a message; it leaves once everything decided by now is on disk."""
+        if peer in self._connected:
+            self._outbox.waiting.append((self._wal.gate, peer, group, message))
+
+    # -- what happens -------------------------------------------------------------------------
+
+    def touch(self, group: int) -> None:
+        """Something was asked of a group; let it step."""
+        self._dirty[group] = None
+
+    def receive(self, peer: str, group: int, message: Message) -> None:
+        """A message arrived; for an unknown group it is dropped (it may open later)."""
+        raft = self.groups.get(group)
+        if raft is not None:
+            raft.receive(peer, message)
+            self._dirty[group] = None
+
+    def connected(self, peer: str) -> None:
+        """A connection is up."""
+        self._connected[peer] = None
+        for group, raft in self.groups.items():
+            if peer in raft.members:
+                raft.connected(peer)
+                self._dirty[group] = None
+
+    def disconnected(self, peer: str) -> None:
+        """A connection closed; what still waits for it is dropped, as the network would."""
+        self._connected.pop(peer, None)
+        self._outbox.waiting = deque(item for item in self._outbox.waiting if item[1] != peer)
+        for group, raft in self.groups.items():
+            if peer in raft.members:
+                raft.disconnected(peer)
+                self._dirty[group] = None
+
+    def elapse(self) -> None:
+        """Time has passed: every group looks at its timers."""
+        self._dirty.update(dict.fromkeys(self.groups))
+
+    def synced(self, sequence: int) -> None:
+        """The batch being written is on disk."""
+        assert self._writing, "a sync follows a batch"
+        self._writing = False
+        for group, raft in self.groups.items():
+            before = raft.log.durable_index
+            raft.log.synced(sequence)
+            if raft.log.durable_index != before:
+                self._dirty[group] = None
+
+    # -- what is to be done -------------------------------------------------------------------
+
+    def ready(self) -> Ready:
+        """Let every touched group step; return what is to be persisted, sent and applied."""
+        dirty, self._dirty = self._dirty, {}
+        apply: list[tuple[int, list[Entry]]] = []
+        effects: list[tuple[int, Effect]] = []
+        for group in dirty:
+            raft = self.groups[group]
+            raft.tick()
+            if raft.committed:
+                apply.append((group, raft.committed))
+                raft.committed = []
+            effects += [(group, effect) for effect in raft.effects]
+            raft.effects = []
+        batch = None if self._writing else self._wal.take()
+        self._writing = self._writing or batch is not None
+        return Ready(batch, self._outbox.released(self._wal.synced_sequence), apply, effects)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is waiting to step."""
+        return not self._dirty
+
+    def pinning(self) -> tuple[int, ...]:
+        """Groups whose entries keep the oldest segment; empty while there are few segments."""
+        segments = self._wal.segments
+        if len(segments) <= 3:
+            return ()
+        oldest = segments[0].entry_max
+        return tuple(
+            group
+            for group, raft in sorted(self.groups.items())
+            if oldest.get(group, 0) > raft.log.base_index
+        )

@@ -1,0 +1,257 @@
+"""One group's log: entries in memory, records for the write-ahead log, and what is durable.
+
+Stands where pysyncobj keeps its journal and answers the same calls; positions are list
+positions, entries are pysyncobj's `(command, index, term)`. The first element is the base: the
+index and term of the last entry that is no longer here, with an empty command.
+
+Every change is also written as a record into the node's write-ahead log. `durable_index` is the
+highest index up to which the entries *as they stand now* are known to be on disk: a truncation
+lowers it at once, a finished sync raises it to what that batch held and no later truncation
+took back. Only durable entries are applied (a leader must not act on an entry that its own
+crash could take away), and only then may a client hear of them (D19).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, overload
+
+from pysyncobj.journal import Journal
+
+from cluster.raft.messages import Entry
+
+NO_OP = b"\x01"
+REGULAR = b"\x00"
+ROOT: Entry = (NO_OP, 1, 0)
+"""The entry that every group starts with, on every node: pysyncobj's convention."""
+
+
+@dataclass
+class GroupState:
+    """What the write-ahead log remembers of one group."""
+
+    term: int = 0
+    vote: str | None = None
+    base: tuple[int, int] = (1, 0)
+    hold: int = 0
+    """No vote is given or sought until the log reaches this index again (lost state)."""
+    entries: list[Entry] = field(default_factory=list)
+    """Entries after the base, contiguous."""
+
+
+class Records(Protocol):
+    """Where a log's changes are written: the node's write-ahead log, one group's view of it."""
+
+    def entry(self, index: int, term: int, command: bytes) -> None:
+        """Append an entry."""
+
+    def truncate(self, index: int) -> None:
+        """Take back all entries from `index` on."""
+
+    def meta(self, term: int, vote: str | None) -> None:
+        """Set term and vote."""
+
+    def base(self, index: int, term: int) -> None:
+        """Forget all entries up to and including `index`."""
+
+    def reset(self, index: int, term: int) -> None:
+        """Forget all entries; the log now starts after `index`."""
+
+    def hold(self, index: int) -> None:
+        """Neither vote nor stand until the log reaches `index`."""
+
+    def open_sequence(self) -> int:
+        """Return the number of the batch that will hold the records written now."""
+
+
+class GroupLog(Journal):  # type: ignore[misc]  # pysyncobj is untyped
+    """See the module. Not thread-safe: it belongs to the thread that runs the groups."""
+
+    def __init__(self, state: GroupState, records: Records) -> None:
+        index, term = state.base
+        self._entries: list[Entry] = [(NO_OP, index, term), *state.entries]
+        self._records = records
+        self._term, self._vote = state.term, state.vote
+        self._hold = state.hold
+        self._pending: deque[tuple[int, int]] = deque()  # (batch sequence, last index in it)
+        self._commit_index = index
+        self.durable_index = self.last_index
+        self.size_bytes = sum(len(command) for command, _, _ in self._entries)
+        self.validate()
+
+    def validate(self) -> None:
+        """Assert that indexes are contiguous and terms never fall."""
+        for before, after in zip(self._entries, self._entries[1:], strict=False):
+            assert after[1] == before[1] + 1, f"gap in the log at {after[1]}"
+            assert after[2] >= before[2], f"term falls in the log at {after[1]}"
+        assert self.durable_index <= self.last_index, "durable beyond the end"
+
+    # -- reading ------------------------------------------------------------------------------
+
+    @property
+    def base_index(self) -> int:
+        """Index of the last entry that is not in the log any more."""
+        return self._entries[0][1]
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last entry."""
+        return self._entries[-1][1]
+
+    @property
+    def last_term(self) -> int:
+        """Term of the last entry."""
+        return self._entries[-1][2]
+
+    @property
+    def may_vote(self) -> bool:
+        """Whether all that this replica once acknowledged is in its log."""
+        return self.last_index >= self._hold
+
+    @property
+    def hold_index(self) -> int:
+        """The index that the log must reach before this replica votes again; 0 when it may."""
+        return 0 if self.may_vote else self._hold
+
+    def term_at(self, index: int) -> int | None:
+        """Return the term of the entry at `index`, or None when it is not in the log."""
+        if not self.base_index <= index <= self.last_index:
+            return None
+        return self._entries[index - self.base_index][2]
+
+    def span(self, first: int, last: int, bytes_max: int) -> list[Entry]:
+        """Return entries first..last, at least one if there is one, then up to `bytes_max`."""
+        assert first > self.base_index, "the base is not an entry"
+        start = first - self.base_index
+        chosen: list[Entry] = []
+        total = 0
+        for entry in self._entries[start : last - self.base_index + 1]:
+            total += len(entry[0])
+            if chosen and total > bytes_max:
+                break
+            chosen.append(entry)
+        return chosen
+
+    @overload
+    def __getitem__(self, position: int) -> Entry: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Entry]: ...
+    def __getitem__(self, position: int | slice) -> Entry | list[Entry]:
+        return self._entries[position]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    # -- changing -----------------------------------------------------------------------------
+
+    def add(self, command: bytes, idx: int, term: int) -> None:
+        """Append one entry; it is durable once its batch is synced."""
+        assert idx == self.last_index + 1, f"entry {idx} after {self.last_index}"
+        assert term >= self.last_term, f"term {term} after {self.last_term}"
+        self._entries.append((command, idx, term))
+        self.size_bytes += len(command)
+        self._records.entry(idx, term, command)
+        sequence = self._records.open_sequence()
+        if self._pending and self._pending[-1][0] == sequence:
+            self._pending[-1] = (sequence, idx)
+        else:
+            self._pending.append((sequence, idx))
+
+    def delete_from(self, index: int) -> None:
+        """Take back all entries from `index` on (a conflict with the leader's log)."""
+        assert index > self.base_index, "a base is never taken back"
+        if index > self.last_index:
+            return
+        position = index - self.base_index
+        self.size_bytes -= sum(len(entry[0]) for entry in self._entries[position:])
+        del self._entries[position:]
+        self._records.truncate(index)
+        self.durable_index = min(self.durable_index, index - 1)
+        clipped = [(sequence, min(last, index - 1)) for sequence, last in self._pending]
+        self._pending = deque(item for item in clipped if item[1] > self.durable_index)
+
+    def compact(self, index: int) -> None:
+        """Forget entries up to `index`: the state machine has made them durable elsewhere."""
+        assert index <= self.durable_index, "only durable entries are forgotten"
+        if index <= self.base_index:
+            return
+        position = index - self.base_index
+        _, base_index, base_term = self._entries[position]
+        self.size_bytes -= sum(len(entry[0]) for entry in self._entries[: position + 1])
+        self._entries[: position + 1] = [(NO_OP, base_index, base_term)]
+        self.size_bytes += len(NO_OP)
+        self._records.base(base_index, base_term)
+
+    def reset(self, index: int, term: int) -> None:
+        """Start again after `index`: its state came as a snapshot."""
+        self._entries = [(NO_OP, index, term)]
+        self.size_bytes = len(NO_OP)
+        self._pending.clear()
+        self.durable_index = index
+        self._records.reset(index, term)
+
+    def hold_until(self, index: int) -> None:
+        """Neither vote nor stand until the log reaches `index`: acknowledged state was lost."""
+        self._hold = max(self._hold, index)
+        self._records.hold(self._hold)
+
+    def synced(self, sequence: int) -> None:
+        """Learn that all batches up to `sequence` are on disk."""
+        while self._pending and self._pending[0][0] <= sequence:
+            _, last = self._pending.popleft()
+            assert last <= self.last_index, "durable beyond the end"
+            self.durable_index = max(self.durable_index, last)
+
+    # -- pysyncobj's names --------------------------------------------------------------------
+
+    def deleteEntriesFrom(self, position: int) -> None:
+        """Truncate from a list position; nothing to do past the end."""
+        if position < len(self._entries):
+            self.delete_from(self._entries[position][1])
+
+    def deleteEntriesTo(self, _position: int) -> None:
+        """Never called: compaction is `compact`, decided by what is durable (D7, D8, D14)."""
+        raise AssertionError("the core does not compact")
+
+    def clear(self) -> None:
+        """Never called: the core does not load snapshots (D1, D4)."""
+        raise AssertionError("the core does not clear the log")
+
+    def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
+        """Persist term and vote; the message that depends on them waits for the sync."""
+        assert term >= self._term, "a term never falls"
+        self._term, self._vote = term, votedForNodeId
+        self._records.meta(term, votedForNodeId)
+
+    def getCurrentTerm(self) -> int:
+        """Return the persisted term."""
+        return self._term
+
+    def getVotedForNodeId(self) -> str | None:
+        """Return the persisted vote of the current term."""
+        return self._vote
+
+    def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
+        """Remember in memory only: after a restart the leader tells it again (D11)."""
+        self._commit_index = raftCommitIndex
+
+    def getRaftCommitIndex(self) -> int:
+        """Return what is known to be committed."""
+        return self._commit_index
+
+    def onOneSecondTimer(self) -> None:
+        """Nothing to write once a second."""
+
+    def _destroy(self) -> None:
+        """Nothing to close: the write-ahead log belongs to the node."""
+
+    def snapshot_of(self) -> tuple[int, str | None, tuple[int, int], int]:
+        """Return (term, vote, base, hold): what each new segment restates."""
+        return self._term, self._vote, (self._entries[0][1], self._entries[0][2]), self._hold
+
+
+def contiguous(entries: Sequence[Entry], after: int) -> bool:
+    """Whether entries follow `after` one by one."""
+    return all(entry[1] == after + k for k, entry in enumerate(entries, start=1))
