@@ -1,0 +1,37 @@
+"""A data folder has one user, and is what it was."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cluster.data_lock import FolderRefused, claim
+
+
+def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
+    """A second node on the folder is refused until the first has ended."""
+    held = claim(tmp_path, "node1")
+    with pytest.raises(FolderRefused, match="another process"):
+        claim(tmp_path, "node1")
+    os.close(held)
+    os.close(claim(tmp_path, "node1"))
+
+
+def test_a_folder_belongs_to_one_node(tmp_path: Path) -> None:
+    """Starting another node on it would mix two histories."""
+    os.close(claim(tmp_path, "node1"))
+    with pytest.raises(FolderRefused, match="belongs to node1"):
+        claim(tmp_path, "node2")
+
+
+def test_state_without_its_log_is_refused(tmp_path: Path) -> None:
+    """A node that forgot its votes could vote again in the same term."""
+    os.close(claim(tmp_path, "node1"))
+    (tmp_path / "groups").mkdir()
+    (tmp_path / "groups" / "metadata").mkdir()
+    with pytest.raises(FolderRefused, match="no log"):
+        claim(tmp_path, "node1")
+    (tmp_path / "log" / "0000000000000001.wal").touch()
+    os.close(claim(tmp_path, "node1"))
