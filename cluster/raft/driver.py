@@ -187,16 +187,26 @@ class Driver:
         if not entries:
             return
         try:
-            results = replica.machine.apply(entries)
-            self._observer.applied(replica)
-        except sqlite3.OperationalError as error:
-            replica.give_back(entries)
-            self._loop.call_soon_threadsafe(self._stalled, replica, error)
-            return
+            results = self._commit(replica, entries)
         except Exception as error:  # noqa: BLE001  # the state is in doubt: the node must stop
             self._loop.call_soon_threadsafe(self.fail, error)
             return
-        self._loop.call_soon_threadsafe(self._applied, replica, entries, results)
+        if results is None:
+            self._loop.call_soon_threadsafe(self._stalled, replica)
+        else:
+            self._loop.call_soon_threadsafe(self._applied, replica, entries, results)
+
+    def _commit(self, replica: Replica, entries: list[Any]) -> list[Any] | None:
+        """Apply in one transaction; None when the disk is full, and nothing was applied."""
+        try:
+            results: list[Any] = replica.machine.apply(entries)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+                raise
+            replica.give_back(entries)
+            return None
+        self._observer.applied(replica)
+        return results
 
     def _applied(self, replica: Replica, entries: list[Any], results: list[Any]) -> None:
         replica.storage_full = False
@@ -204,8 +214,8 @@ class Driver:
         if replica.inbox:
             self.apply_thread.submit(self._apply, replica)
 
-    def _stalled(self, replica: Replica, error: sqlite3.OperationalError) -> None:
-        log.error("group %d cannot be applied: %s", replica.group, error)
+    def _stalled(self, replica: Replica) -> None:
+        log.error("group %d waits for space: the disk is full", replica.group)
         replica.storage_full = True
         self._loop.call_later(DISK_FULL_RETRY_S, self.apply_thread.submit, self._apply, replica)
 
@@ -291,14 +301,13 @@ class Driver:
                     self._files_thread.submit(self._checkpoint, replica)
 
     def _checkpoint(self, replica: Replica) -> None:
-        durable = 0
         try:
             durable = replica.machine.make_durable()
-        except (OSError, sqlite3.Error) as error:
-            log.warning("group %d: checkpoint failed: %s", replica.group, error)
-        self._on_loop(replica, lambda: self._cut(replica, durable))
+        except Exception as error:  # noqa: BLE001  # what is durable is in doubt
+            self._loop.call_soon_threadsafe(self.fail, error)
+        else:
+            self._on_loop(replica, lambda: self._cut(replica, durable))
 
     def _cut(self, replica: Replica, durable: int) -> None:
         self._checkpointing.discard(replica.group)
-        if durable:
-            replica.raft.compact(durable)
+        replica.raft.compact(durable)

@@ -14,7 +14,7 @@ from tests.simulation.checkers import Checkers
 from tests.simulation.nodes import Letter, Net
 
 
-def watched(names: str = "ABC", **timing: float) -> tuple[Net, Checkers]:
+def watched(names: str = "ABC", **timing) -> tuple[Net, Checkers]:
     """A linked cluster under the checkers' eyes."""
     net = Net(names, **timing)
     checkers = Checkers(net)

@@ -40,7 +40,7 @@ class Store:
                 log.synced(batch.sequence)
                 log.validate()
 
-    def picture(self) -> dict[int, tuple[object, ...]]:
+    def picture(self) -> dict[int, tuple]:
         return {group: (log.snapshot_of(), log[1:]) for group, log in self.logs.items()}
 
 

@@ -1,0 +1,277 @@
+"""Group 0's state machine: what the cluster is, and which collections there are.
+
+State is a table of small documents, (kind, name) -> bytes: one of kind `cluster`, one of kind
+`collection` per uid, and whatever `PutDocument` brings under other kinds (API keys, manifests,
+aliases). After every apply the machine publishes an immutable `ClusterView`, which nodes outside
+the group get as bytes.
+
+* The first `Init` forms the cluster; until then every other command fails with `not_ready`.
+* A uid is never reused. Dropping a collection frees its name at once; the collection stays in
+  the view as `dropping` until every shard has forgotten its rows and `PurgeCollection` follows.
+* Commands can be repeated: by request id, as in a shard, and creating what is there is no error.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import assert_never
+
+import msgspec
+
+from cluster.command import Result, decode_result, encode_result
+from cluster.metadata_command import (
+    CLUSTER_KIND,
+    COLLECTION_KIND,
+    ClusterView,
+    CreateCollection,
+    DropCollection,
+    Init,
+    MetadataBody,
+    MetadataCommand,
+    PurgeCollection,
+    PutDocument,
+    decode_metadata,
+    decode_view,
+    encode_metadata,
+    encode_view,
+)
+from cluster.model import Collection
+from cluster.state_machine import Entry, FileMachine
+from storage.documents import DOCUMENTS_SCHEMA, Documents, recompute_document_hash
+from storage.requests import REQUESTS_SCHEMA, RequestMemory, recompute_request_hash
+from storage.state_file import StateFile
+
+__all__ = [
+    "ClusterView",
+    "CreateCollection",
+    "DropCollection",
+    "Init",
+    "MetadataBody",
+    "MetadataCommand",
+    "MetadataMachine",
+    "PurgeCollection",
+    "PutDocument",
+    "decode_metadata",
+    "decode_view",
+    "encode_metadata",
+    "encode_view",
+]
+
+
+class _Cluster(msgspec.Struct, frozen=True):
+    cluster_id: str
+    epoch: int
+    shards: int
+    replication: int
+    shard_map: Sequence[Sequence[str]]
+    nodes: Sequence[str]
+    next_uid: int
+
+
+_cluster_decoder = msgspec.msgpack.Decoder(_Cluster)
+_collection_decoder = msgspec.msgpack.Decoder(Collection)
+_encoder = msgspec.msgpack.Encoder()
+
+
+class MetadataMachine(FileMachine["_MetadataBatch"]):
+    """The cluster's metadata, in the state file `path`, or in memory without one.
+
+    Raises CorruptState when the file cannot be used.
+    """
+
+    view: ClusterView | None
+    """The cluster as of the last apply, swapped whole; None before `Init`. Any thread."""
+
+    def __init__(self, path: Path | None, *, request_id_ttl_ms: int) -> None:
+        assert request_id_ttl_ms > 0, "request ids are remembered for some time"
+        self._request_id_ttl_ms = request_id_ttl_ms
+        state = StateFile(path, DOCUMENTS_SCHEMA + REQUESTS_SCHEMA)
+        super().__init__(state, self._batch, self._committed)
+
+    def document(self, kind: str, name: str) -> bytes | None:
+        """Return a document that `PutDocument` set, or None."""
+        with self._state.reader() as connection:
+            return Documents(connection).get(kind, name)
+
+    def documents(self, kind: str) -> dict[str, bytes]:
+        """Return all documents of a kind by name, ascending."""
+        with self._state.reader() as connection:
+            return Documents(connection).of_kind(kind)
+
+    def recompute_hash(self) -> bytes:
+        """Return the state hash computed from all documents."""
+        with self._state.reader() as connection:
+            return recompute_document_hash(connection)
+
+    def request_hash(self) -> bytes:
+        """Return the 16-byte hash over the remembered requests."""
+        with self._state.reader() as connection:
+            return recompute_request_hash(connection)
+
+    def _batch(self, connection: sqlite3.Connection) -> _MetadataBatch:
+        return _MetadataBatch(connection, self._request_id_ttl_ms)
+
+    def _committed(self, batch: _MetadataBatch) -> None:
+        self.view = batch.view(self.position()[0])
+
+
+class _MetadataBatch:
+    """One transaction of entries."""
+
+    def __init__(self, connection: sqlite3.Connection, request_id_ttl_ms: int) -> None:
+        self._documents = Documents(connection)
+        self._requests = RequestMemory(connection, request_id_ttl_ms)
+        self._cluster = self._stored_cluster()
+
+    def execute(self, entry: Entry) -> Result:
+        """Apply one command, whole or not at all."""
+        try:
+            command = decode_metadata(entry.command)
+        except ValueError:
+            return Result(version=entry.index, error="bad_command")
+        return self._once(command, entry.index)
+
+    def finish(self) -> None:
+        """Write what is kept once per transaction."""
+        self._documents.finish()
+        self._requests.finish()
+
+    def state_hash(self) -> bytes:
+        """Return the hash over all documents."""
+        return self._documents.state_hash()
+
+    def view(self, applied_index: int) -> ClusterView | None:
+        """Return the cluster as it stands, or None before it was formed."""
+        cluster = self._cluster
+        if cluster is None:
+            return None
+        collections = self._collections()
+        live = {each.name: each for each in collections if each.state == "live"}
+        return ClusterView(
+            cluster_id=cluster.cluster_id,
+            epoch=cluster.epoch,
+            shards=cluster.shards,
+            replication=cluster.replication,
+            shard_map=cluster.shard_map,
+            nodes=cluster.nodes,
+            collections=live,
+            dropping=[each for each in collections if each.state == "dropping"],
+            applied_index=applied_index,
+        )
+
+    def _once(self, command: MetadataCommand, index: int) -> Result:
+        now_ms = self._requests.now_ms(command.now_ms)
+        kept = self._requests.recall(command.request_id, now_ms)
+        if kept is not None:
+            return decode_result(kept)
+        if self._cluster is None and not isinstance(command.body, Init):
+            return Result(version=index, error="not_ready")
+        affected = self._change(command.body)
+        if affected is None:
+            return Result(version=index, error="collection_exists")
+        result = Result(version=index, affected=affected)
+        self._requests.remember(command.request_id, encode_result(result), now_ms)
+        return result
+
+    def _change(self, body: MetadataBody) -> int | None:
+        """Change the documents; return how many things that were, None for a name conflict."""
+        match body:
+            case Init():
+                return self._init(body)
+            case CreateCollection():
+                return self._create(body)
+            case DropCollection():
+                return self._drop(body.name)
+            case PurgeCollection():
+                return self._purge(body.uid)
+            case PutDocument():
+                return self._put(body)
+            case _:
+                assert_never(body)
+
+    def _init(self, body: Init) -> int:
+        if self._cluster is not None:
+            return 0
+        self._store_cluster(
+            _Cluster(
+                cluster_id=body.cluster_id,
+                epoch=1,
+                shards=body.shards,
+                replication=body.replication,
+                shard_map=body.shard_map,
+                nodes=body.nodes,
+                next_uid=1,
+            )
+        )
+        for collection in body.collections:
+            created = self._create(collection)
+            assert created, "names were checked to differ"
+        return 1
+
+    def _create(self, body: CreateCollection) -> int | None:
+        assert self._cluster is not None, "the cluster is formed"
+        existing = self._live(body.name)
+        if existing is not None:
+            return 0 if existing == _collection(body, existing.uid) else None
+        uid = self._cluster.next_uid
+        self._store_cluster(msgspec.structs.replace(self._cluster, next_uid=uid + 1))
+        self._store(_collection(body, uid))
+        return 1
+
+    def _drop(self, name: str) -> int:
+        existing = self._live(name)
+        if existing is None:
+            return 0
+        self._store(msgspec.structs.replace(existing, state="dropping"))
+        return 1
+
+    def _purge(self, uid: int) -> int:
+        dropping = [each for each in self._collections() if each.state == "dropping"]
+        if all(each.uid != uid for each in dropping):
+            return 0
+        return int(self._documents.remove(COLLECTION_KIND, _uid_name(uid)))
+
+    def _put(self, body: PutDocument) -> int:
+        if body.value is None:
+            return int(self._documents.remove(body.kind, body.name))
+        self._documents.put(body.kind, body.name, body.value)
+        return 1
+
+    def _live(self, name: str) -> Collection | None:
+        live = (each for each in self._collections() if each.state == "live")
+        return next((each for each in live if each.name == name), None)
+
+    def _collections(self) -> list[Collection]:
+        stored = self._documents.of_kind(COLLECTION_KIND)
+        return [_collection_decoder.decode(value) for value in stored.values()]
+
+    def _store(self, collection: Collection) -> None:
+        name = _uid_name(collection.uid)
+        self._documents.put(COLLECTION_KIND, name, _encoder.encode(collection))
+
+    def _stored_cluster(self) -> _Cluster | None:
+        value = self._documents.get(CLUSTER_KIND, "")
+        return None if value is None else _cluster_decoder.decode(value)
+
+    def _store_cluster(self, cluster: _Cluster) -> None:
+        self._cluster = cluster
+        self._documents.put(CLUSTER_KIND, "", _encoder.encode(cluster))
+
+
+def _collection(body: CreateCollection, uid: int) -> Collection:
+    return Collection(
+        uid=uid,
+        name=body.name,
+        dimension=body.dimension,
+        distance=body.distance,
+        hnsw_m=body.hnsw_m,
+        hnsw_ef_construct=body.hnsw_ef_construct,
+        embedding_space=body.embedding_space,
+    )
+
+
+def _uid_name(uid: int) -> str:
+    """Return a name whose order is the order of uids, which is that of creation."""
+    return f"{uid:020d}"

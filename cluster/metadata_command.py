@@ -1,0 +1,166 @@
+"""What goes through the metadata group's log, and the view of the cluster that comes out of it.
+
+Encoded like a shard's commands, as tagged msgpack arrays. `decode_metadata` validates fully: what
+it returns can be applied.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final, assert_never
+
+import msgspec
+
+from cluster.model import Collection, Distance
+from storage.requests import TIME_MS_MAX
+
+CLUSTER_KIND: Final = "cluster"
+COLLECTION_KIND: Final = "collection"
+"""Kinds of documents that only the machine itself writes."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
+_KIND: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+class CreateCollection(msgspec.Struct, array_like=True, frozen=True, tag="create"):
+    """Create a collection. One of the same name and parameters is left as it is; a different
+    one gives `collection_exists`."""
+
+    name: str
+    dimension: int
+    distance: Distance
+    hnsw_m: int = 16
+    hnsw_ef_construct: int = 200
+    embedding_space: str | None = None
+
+
+class Init(msgspec.Struct, array_like=True, frozen=True, tag="init"):
+    """Form the cluster. The first one wins; later ones change nothing and affect 0.
+
+    `shard_map` lists each shard's nodes by name, its preferred leader first.
+    """
+
+    cluster_id: str
+    shards: int
+    replication: int
+    shard_map: Sequence[Sequence[str]]
+    nodes: Sequence[str]
+    collections: Sequence[CreateCollection] = ()
+
+
+class DropCollection(msgspec.Struct, array_like=True, frozen=True, tag="drop"):
+    """Take a live collection's name away; affects 0 when there is none."""
+
+    name: str
+
+
+class PurgeCollection(msgspec.Struct, array_like=True, frozen=True, tag="purge"):
+    """Forget a dropping collection, once no shard holds rows of it."""
+
+    uid: int
+
+
+class PutDocument(msgspec.Struct, array_like=True, frozen=True, tag="document"):
+    """Set a document, or delete it when `value` is None."""
+
+    kind: str
+    name: str
+    value: bytes | None
+
+
+MetadataBody = Init | CreateCollection | DropCollection | PurgeCollection | PutDocument
+
+
+class MetadataCommand(msgspec.Struct, array_like=True, frozen=True):
+    """A body with its request id and the leader's clock."""
+
+    request_id: str
+    now_ms: int
+    body: MetadataBody
+
+
+class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster as of `applied_index`. `epoch` counts the shard maps there have been."""
+
+    cluster_id: str
+    epoch: int
+    shards: int
+    replication: int
+    shard_map: Sequence[Sequence[str]]
+    nodes: Sequence[str]
+    collections: Mapping[str, Collection]
+    """Live collections by name, in the order of their creation."""
+    dropping: Sequence[Collection]
+    applied_index: int
+
+
+_command_decoder = msgspec.msgpack.Decoder(MetadataCommand)
+_view_decoder = msgspec.msgpack.Decoder(ClusterView)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_metadata(body: MetadataBody, *, request_id: str = "", now_ms: int = 0) -> bytes:
+    """Return a command's bytes for the log; without a request id it is applied every time."""
+    return _encoder.encode(MetadataCommand(request_id, now_ms, body))
+
+
+def decode_metadata(raw: bytes) -> MetadataCommand:
+    """Read a command back.
+
+    Raises:
+        ValueError: foreign bytes, or a command that no correct leader proposes.
+    """
+    command = _command_decoder.decode(raw)
+    _require(0 <= command.now_ms <= TIME_MS_MAX, "now_ms")
+    _require("\0" not in command.request_id, "request_id")
+    _check(command.body)
+    return command
+
+
+def encode_view(view: ClusterView) -> bytes:
+    """Return a view's bytes, for nodes outside the metadata group."""
+    return _encoder.encode(view)
+
+
+def decode_view(raw: bytes) -> ClusterView:
+    """Read a view back; raises msgspec.MsgspecError on foreign bytes."""
+    return _view_decoder.decode(raw)
+
+
+def _check(body: MetadataBody) -> None:
+    match body:
+        case Init():
+            _check_init(body)
+        case CreateCollection():
+            _check_create(body)
+        case PutDocument(kind=kind, name=name):
+            reserved = kind in (CLUSTER_KIND, COLLECTION_KIND)
+            _require(_KIND.fullmatch(kind) is not None and not reserved, "kind")
+            _require("\0" not in name, "name")
+        case DropCollection() | PurgeCollection():
+            pass
+        case _:
+            assert_never(body)
+
+
+def _check_init(body: Init) -> None:
+    _require(bool(body.cluster_id), "cluster_id")
+    _require(body.shards == len(body.shard_map) > 0, "shards")
+    _require(1 <= body.replication <= len(body.nodes) == len(set(body.nodes)), "nodes")
+    for replicas in body.shard_map:
+        _require(0 < len(replicas) == len(set(replicas)), "shard_map")
+        _require(set(replicas) <= set(body.nodes), "shard_map")
+    _require(len({each.name for each in body.collections}) == len(body.collections), "collections")
+    for collection in body.collections:
+        _check_create(collection)
+
+
+def _check_create(body: CreateCollection) -> None:
+    _require(_NAME.fullmatch(body.name) is not None, "name")
+    _require(min(body.dimension, body.hnsw_m, body.hnsw_ef_construct) > 0, "parameters")
+
+
+def _require(holds: bool, field: str) -> None:  # noqa: FBT001
+    if not holds:
+        raise ValueError(f"bad {field}")

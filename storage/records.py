@@ -1,0 +1,234 @@
+"""The rows of a shard, and how they change inside one transaction.
+
+* A record is (collection, id) with a version: the log index of the entry that wrote it. `seq`,
+  its row number here, is given once and never again, so an index may keep it as a label.
+* Vectors lie in a table of their own: scans of payloads do not drag them through the cache.
+  Payloads are stored as text, which is what SQLite's JSON functions take.
+* A deleted record leaves a tombstone until it is written again or its collection is dropped.
+* `record_hash` covers rows and tombstones. Each row keeps its own digest, so replacing it costs
+  no second look at the old vector.
+
+Callers validate; what arrives here is applied whole.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from storage.payloads import PayloadChange
+from storage.record_hash import DIGEST_BYTES, SetHash, row_digest, tombstone_digest
+from storage.state_file import read_meta, write_meta
+
+RECORDS_SCHEMA: Final = """
+CREATE TABLE records (
+  seq INTEGER PRIMARY KEY, collection INTEGER NOT NULL, id BLOB NOT NULL,
+  version INTEGER NOT NULL, payload TEXT NOT NULL, created_ms INTEGER NOT NULL,
+  updated_ms INTEGER NOT NULL, expires_ms INTEGER, digest BLOB NOT NULL
+);
+CREATE UNIQUE INDEX records_by_id ON records (collection, id);
+CREATE INDEX records_by_version ON records (collection, version);
+CREATE TABLE vectors (seq INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+CREATE TABLE tombstones (
+  collection INTEGER NOT NULL, id BLOB NOT NULL, version INTEGER NOT NULL,
+  PRIMARY KEY (collection, id)
+) WITHOUT ROWID;
+CREATE TABLE dropped (collection INTEGER PRIMARY KEY);
+"""
+_CHUNKS: Final = (8, 256)
+"""Sizes of IN lists. Few, so that a query has few texts and is prepared once."""
+
+_PUT_RECORD: Final = """
+INSERT INTO records (seq, collection, id, version, payload, created_ms, updated_ms, digest)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (seq) DO UPDATE SET version = excluded.version, payload = excluded.payload,
+  updated_ms = excluded.updated_ms, digest = excluded.digest
+"""
+_FIND: Final = """
+SELECT id, seq, created_ms, digest FROM records WHERE collection = ? AND id IN ({places})
+"""
+_FIND_WHOLE: Final = """
+SELECT records.seq, id, created_ms, digest, CAST(payload AS BLOB), vector
+FROM records CROSS JOIN vectors ON vectors.seq = records.seq
+WHERE collection = ? AND id IN ({places})
+"""
+_UNBURY: Final = """
+DELETE FROM tombstones WHERE collection = ? AND id IN ({places}) RETURNING id, version
+"""
+
+
+class Stamp(NamedTuple):
+    """What a change is made under: the entry's log index, and the command's time."""
+
+    version: int
+    now_ms: int
+
+
+class Written(NamedTuple):
+    """A row that was written, or, when `vector` is None, deleted."""
+
+    seq: int
+    id: bytes
+    vector: bytes | None
+
+
+class _Stored(NamedTuple):
+    seq: int
+    created_ms: int
+    digest: bytes
+
+
+_Row = tuple[int, bytes, int, bytes, bytes]
+"""seq, id, created_ms, payload, vector"""
+
+
+class RecordWriter:
+    """Changes records within one open transaction; `finish` before it commits."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        meta = read_meta(connection)
+        self._connection = connection
+        self._hash = SetHash(meta.get("record_hash", bytes(DIGEST_BYTES)))
+        self._next_seq: int = meta.get("next_seq", 1)
+
+    def state_hash(self) -> bytes:
+        """Return the hash over all rows and tombstones as they stand."""
+        return self._hash.digest()
+
+    def is_dropped(self, collection: int) -> bool:
+        """Return whether the collection was dropped; its uid is never used again."""
+        return is_dropped(self._connection, collection)
+
+    def upsert(
+        self, collection: int, stamp: Stamp, points: Mapping[bytes, tuple[bytes, bytes]]
+    ) -> list[Written]:
+        """Insert or replace points, id -> (vector, canonical payload), in the mapping's order.
+
+        A replaced row keeps its seq and its creation time.
+        """
+        stored = self._stored(collection, list(points))
+        self._unbury(collection, [record_id for record_id in points if record_id not in stored])
+        rows = []
+        for record_id, (vector, payload) in points.items():
+            old = stored.get(record_id)
+            seq, created_ms = (old.seq, old.created_ms) if old else (self._take_seq(), stamp.now_ms)
+            rows.append((seq, record_id, created_ms, payload, vector))
+        self._hash.remove(old.digest for old in stored.values())
+        self._put(collection, stamp, rows)
+        self._connection.executemany(
+            "REPLACE INTO vectors VALUES (?, ?)", [(row[0], row[4]) for row in rows]
+        )
+        return [Written(row[0], row[1], row[4]) for row in rows]
+
+    def set_payload(
+        self, collection: int, stamp: Stamp, ids: Sequence[bytes], change: PayloadChange
+    ) -> list[Written]:
+        """Rewrite the payloads of those ids that exist."""
+        rows = []
+        found = select_in(self._connection, _FIND_WHOLE, collection, ids)
+        for seq, record_id, created_ms, digest, payload, vector in found:
+            self._hash.remove([digest])
+            rows.append((seq, record_id, created_ms, change(payload), vector))
+        self._put(collection, stamp, rows)
+        return [Written(row[0], row[1], row[4]) for row in rows]
+
+    def delete(self, collection: int, stamp: Stamp, ids: Sequence[bytes]) -> list[Written]:
+        """Delete those ids that exist, and leave a tombstone for each."""
+        stored = self._stored(collection, ids)
+        seqs = [(old.seq,) for old in stored.values()]
+        self._connection.executemany("DELETE FROM records WHERE seq = ?", seqs)
+        self._connection.executemany("DELETE FROM vectors WHERE seq = ?", seqs)
+        self._connection.executemany(
+            "INSERT INTO tombstones VALUES (?, ?, ?)",
+            [(collection, record_id, stamp.version) for record_id in stored],
+        )
+        self._hash.remove(old.digest for old in stored.values())
+        self._hash.add(tombstone_digest(collection, each, stamp.version) for each in stored)
+        return [Written(old.seq, record_id, None) for record_id, old in stored.items()]
+
+    def drop(self, collection: int) -> int:
+        """Forget a collection's rows and tombstones, remember its uid; return how many rows."""
+        query = self._connection.execute
+        where = "WHERE collection = ?"
+        key = (collection,)
+        count = 0
+        for (digest,) in query(f"SELECT digest FROM records {where}", key):  # noqa: S608
+            self._hash.remove([digest])
+            count += 1
+        buried = query(f"SELECT id, version FROM tombstones {where}", key)  # noqa: S608
+        self._hash.remove(tombstone_digest(collection, each, version) for each, version in buried)
+        query(f"DELETE FROM vectors WHERE seq IN (SELECT seq FROM records {where})", key)  # noqa: S608
+        query(f"DELETE FROM records {where}", key)  # noqa: S608
+        query(f"DELETE FROM tombstones {where}", key)  # noqa: S608
+        query("INSERT OR IGNORE INTO dropped VALUES (?)", key)
+        return count
+
+    def finish(self) -> None:
+        """Write what is kept beside the tables."""
+        values = {"record_hash": self._hash.digest(), "next_seq": self._next_seq}
+        write_meta(self._connection, values)
+
+    def _stored(self, collection: int, ids: Sequence[bytes]) -> dict[bytes, _Stored]:
+        found = select_in(self._connection, _FIND, collection, ids)
+        return {record_id: _Stored(*rest) for record_id, *rest in found}
+
+    def _unbury(self, collection: int, ids: Sequence[bytes]) -> None:
+        gone = select_in(self._connection, _UNBURY, collection, ids)
+        self._hash.remove(tombstone_digest(collection, each, version) for each, version in gone)
+
+    def _take_seq(self) -> int:
+        seq, self._next_seq = self._next_seq, self._next_seq + 1
+        return seq
+
+    def _put(self, collection: int, stamp: Stamp, rows: Sequence[_Row]) -> None:
+        """Write rows whose old digests, if any, were removed from the hash."""
+        version, now_ms = stamp
+        digests = [
+            row_digest((collection, each), version, (created_ms, now_ms), payload, vector)
+            for _, each, created_ms, payload, vector in rows
+        ]
+        self._hash.add(digests)
+        self._connection.executemany(
+            _PUT_RECORD,
+            [
+                (seq, collection, each, version, payload.decode(), created_ms, now_ms, digest)
+                for (seq, each, created_ms, payload, _), digest in zip(rows, digests, strict=True)
+            ],
+        )
+
+
+def is_dropped(connection: sqlite3.Connection, collection: int) -> bool:
+    """Return whether a collection was dropped."""
+    query = "SELECT 1 FROM dropped WHERE collection = ?"
+    return connection.execute(query, (collection,)).fetchone() is not None
+
+
+def select_in(
+    connection: sqlite3.Connection, query: str, collection: int, values: Sequence[Any]
+) -> list[Any]:
+    """Run a query with `{places}` for distinct values, some at a time; return all its rows."""
+    assert len(set(values)) == len(values), "a value asked twice would be found twice"
+    rows: list[Any] = []
+    for start in range(0, len(values), _CHUNKS[-1]):
+        part = values[start : start + _CHUNKS[-1]]
+        size = next(size for size in _CHUNKS if size >= len(part))
+        text = query.format(places=",".join("?" * size))
+        padding = (None,) * (size - len(part))
+        rows += connection.execute(text, (collection, *part, *padding)).fetchall()
+    return rows
+
+
+def recompute_hash(connection: sqlite3.Connection) -> bytes:
+    """Return the hash of all rows and tombstones from their content, not from kept digests."""
+    total = SetHash()
+    rows = connection.execute("""
+        SELECT collection, id, version, created_ms, updated_ms, CAST(payload AS BLOB), vector
+        FROM records JOIN vectors ON vectors.seq = records.seq
+    """)
+    for collection, each, version, created_ms, updated_ms, payload, vector in rows:
+        key, times_ms = (collection, each), (created_ms, updated_ms)
+        total.add([row_digest(key, version, times_ms, payload, vector)])
+    buried = connection.execute("SELECT collection, id, version FROM tombstones")
+    total.add(tombstone_digest(*row) for row in buried)
+    return total.digest()
