@@ -51,7 +51,7 @@ class Replica:
     @property
     def is_leader(self) -> bool:
         """Whether this replica leads; check-quorum bounds how long it may err."""
-        return bool(self.raft.is_leader and not self.raft.failed)
+        return self.raft.is_leader and self.raft.failed == ""
 
     @property
     def leader(self) -> str | None:
@@ -68,7 +68,7 @@ class Replica:
         if self.raft.failed:
             return False
         if self.is_leader:
-            return self.applied_index >= self.raft.log.base_index
+            return bool(self.applied_index >= self.raft.log.base_index)
         return time.monotonic() - self._fresh_as_of_s <= max_staleness_ms / 1000
 
     def observe(self) -> None:

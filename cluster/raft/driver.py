@@ -41,6 +41,8 @@ log = logging.getLogger("recollect.raft")
 APPLY_BYTES_MAX: Final = 8 << 20
 MAINTENANCE_S: Final = 0.5
 DISK_FULL_RETRY_S: Final = 1.0
+FOLLOWERS_WAIT: Final = 4
+"""How many times its usual size a log may reach before a slow follower is left to a snapshot."""
 
 
 class Observer(Protocol):
@@ -295,19 +297,21 @@ class Driver:
             await asyncio.sleep(MAINTENANCE_S)
             pinning = self.host.pinning()
             for group, replica in self.replicas.items():
-                large = replica.raft.log.size_bytes > self._config.log_bytes_max
+                size = replica.raft.log.size_bytes
+                large = size > self._config.log_bytes_max
                 if (large or group in pinning) and group not in self._checkpointing:
                     self._checkpointing.add(group)
-                    self._files_thread.submit(self._checkpoint, replica)
+                    urgent = group in pinning or size > FOLLOWERS_WAIT * self._config.log_bytes_max
+                    self._files_thread.submit(self._checkpoint, replica, urgent)
 
-    def _checkpoint(self, replica: Replica) -> None:
+    def _checkpoint(self, replica: Replica, urgent: bool) -> None:  # noqa: FBT001
         try:
             durable = replica.machine.make_durable()
         except Exception as error:  # noqa: BLE001  # what is durable is in doubt
             self._loop.call_soon_threadsafe(self.fail, error)
         else:
-            self._on_loop(replica, lambda: self._cut(replica, durable))
+            self._on_loop(replica, lambda: self._cut(replica, durable, urgent=urgent))
 
-    def _cut(self, replica: Replica, durable: int) -> None:
+    def _cut(self, replica: Replica, durable: int, *, urgent: bool) -> None:
         self._checkpointing.discard(replica.group)
-        replica.raft.compact(durable)
+        replica.raft.compact(durable, urgent=urgent)

@@ -73,12 +73,16 @@ class RaftGroup(HardenedCore):
         """Whether `peer` holds all of this leader's log."""
         return bool(self._SyncObj__raftMatchIndex.get(Peer(peer), 0) == self.log.last_index)
 
-    def compact(self, durable_applied: int) -> None:
+    def compact(self, durable_applied: int, *, urgent: bool = True) -> None:
         """Cut the log below what the state machine has made durable (D1, D8).
 
-        While a follower pulls a snapshot, entries after that snapshot are kept for it.
+        While a follower pulls a snapshot, entries after that snapshot are kept for it; unless it
+        is `urgent`, so is what a connected follower does not have yet.
         """
         limit = min(durable_applied, self.log.durable_index, self.delivered_index)
+        if self.is_leader and not urgent:
+            connected = [p for p in self._others() if self.isNodeConnected(Peer(p))]
+            limit = min([limit, *(self._progress[peer].match for peer in connected)])
         if self.offer is not None and self._clock() - self.offer_used_s < 10.0:
             limit = min(limit, self.offer.index)
         self.log.compact(limit)

@@ -1,0 +1,1 @@
+"""The HTTP API: bounded strict reading, one route table, one envelope, one edge."""

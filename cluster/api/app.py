@@ -1,0 +1,90 @@
+"""The application factory: the whole HTTP API from its parts, in one place.
+
+The route table is data: it makes the handlers, the API description, and the test that no route
+is open without a key. Further resources join it as `extra_routes`.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from importlib.metadata import version as installed_version
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from cluster.api import (
+    cluster_routes,
+    collections,
+    openapi,
+    patterns,
+    point_payload,
+    points,
+    search,
+)
+from cluster.api.backend import Api, Backend, TextEmbedder
+from cluster.api.body import BUDGET_BODIES, BodyBudget
+from cluster.api.metrics import Metrics
+from cluster.api.middleware import edge
+from cluster.api.route import Route, endpoint
+from cluster.config import Config
+
+ROUTES: Final[tuple[Route, ...]] = (
+    *search.ROUTES,
+    *points.ROUTES,
+    *point_payload.ROUTES,
+    *patterns.ROUTES,
+    *collections.ROUTES,
+    *cluster_routes.ROUTES,
+)
+
+
+def build_app(  # noqa: PLR0913 - each part of a node comes by name
+    *,
+    router: Backend,
+    config: Config,
+    embedder: TextEmbedder,
+    readiness: Callable[[], Sequence[str]],
+    clock: Callable[[], float] = time.monotonic,
+    wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+    registry: CollectorRegistry | None = None,
+    extra_routes: Sequence[Route] = (),
+) -> web.Application:
+    """Return the API of one node; serve it with `cluster.api.server.ApiRunner`.
+
+    `readiness` returns the reasons why the node cannot serve, [] when it can; `clock` is the
+    monotonic clock, in seconds, on which the router reads deadlines; `wall_ms` and `new_id` stamp
+    and name patterns; `registry` takes the HTTP metrics when the node has one of its own.
+    """
+    routes = (*ROUTES, *extra_routes)
+    api = Api(
+        router=router,
+        config=config,
+        embedder=embedder,
+        readiness=readiness,
+        clock=clock,
+        wall_ms=wall_ms,
+        new_id=new_id,
+        version=installed_version("recollect"),
+        bodies=BodyBudget(BUDGET_BODIES * config.body_bytes_max),
+        metrics=Metrics(registry),
+    )
+    app = web.Application(middlewares=[edge(api)], client_max_size=config.body_bytes_max)
+    for route in (*routes, openapi.route(routes, api.version, locked=bool(config.api_key))):
+        _add(app, api, route)
+    return app
+
+
+def _add(app: web.Application, api: Api, route: Route) -> None:
+    handler = endpoint(api, route)
+    if route.method == "GET":
+        app.router.add_get(route.path, handler, expect_handler=_expect)
+    else:
+        app.router.add_route(route.method, route.path, handler, expect_handler=_expect)
+
+
+async def _expect(request: web.Request) -> None:
+    """Send no `100 Continue` yet: the body reader does, once it wants the body."""

@@ -1,0 +1,205 @@
+"""What a request says beside its body: query parameters and headers, read strictly.
+
+Unknown query parameters are refused: a misspelt `consistency` would silently weaken a read.
+`wait` and `ordering` are validated and have no effect, because every write is answered after it
+is committed and applied, in the order of its shard's log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+
+from cluster.api.envelope import SESSION_HEADER
+from cluster.errors import BadRequest
+from cluster.model import Options, Session
+
+IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
+STRONG: Final = frozenset({"majority", "quorum", "all", "strong"})
+ORDERINGS: Final = frozenset({"weak", "medium", "strong"})
+TRUTH: Final = {"true": True, "false": False}
+INDEX_MAX: Final = 2**63 - 1
+SHARDS_MAX: Final = 1024
+KEY_PATTERN: Final = "^[!-~]{1,255}$"
+SESSION_PATTERN: Final = "^([0-9]{1,4}:[0-9]{1,19}(,[0-9]{1,4}:[0-9]{1,19})*)?$"
+
+_KEY: Final = re.compile(KEY_PATTERN)
+_SESSION: Final = re.compile(SESSION_PATTERN)
+_REPLICAS: Final = re.compile(r"0*[1-9][0-9]*")
+_SECONDS: Final = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
+_NONE: Final = Session()
+
+
+class Parameters:
+    """The parsed query parameters and headers of one request."""
+
+    __slots__ = ("allow_partial", "idempotency_key", "session", "strong", "timeout_s")
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.strong = False
+        self.allow_partial = False
+        self.session = _NONE
+        self.idempotency_key = ""
+
+    def options(self, now_s: float) -> Options:
+        """Return how the router should serve the request, its deadline counted from `now_s`."""
+        return Options(
+            deadline_s=now_s + self.timeout_s,
+            strong=self.strong,
+            session=self.session,
+            allow_partial=self.allow_partial,
+        )
+
+
+def read_parameters(request: web.Request, timeout_limit_s: float) -> Parameters:
+    """Parse a request's parameters.
+
+    Raises:
+        BadRequest: an unknown, repeated or malformed one; `field` is its name.
+    """
+    parameters = Parameters(timeout_limit_s)
+    query = request.rel_url.raw_query_string
+    if query:
+        _read_query(request, parameters, timeout_limit_s)
+    headers = request.headers
+    if SESSION_HEADER in headers:
+        parameters.session = parse_session(_single(request, SESSION_HEADER))
+    if IDEMPOTENCY_HEADER in headers:
+        parameters.idempotency_key = _key(_single(request, IDEMPOTENCY_HEADER))
+    return parameters
+
+
+def parse_session(text: str) -> Session:
+    """Read a token `shard:index,...`; an empty one has seen nothing.
+
+    Raises:
+        BadRequest: anything else, or a shard twice.
+    """
+    if not text:
+        return _NONE
+    indexes: dict[int, int] = {}
+    if _SESSION.fullmatch(text):
+        for part in text.split(","):
+            shard, _, index = part.partition(":")
+            if int(shard) >= SHARDS_MAX or int(index) > INDEX_MAX or int(shard) in indexes:
+                break
+            indexes[int(shard)] = int(index)
+        else:
+            return Session(indexes)
+    raise BadRequest("a session token is shard:index,shard:index", field=SESSION_HEADER)
+
+
+def merge_sessions(earlier: Session, later: Session) -> Session:
+    """Return the session that has seen what either has."""
+    if not earlier.indexes:
+        return later
+    shards = earlier.indexes.keys() | later.indexes.keys()
+    return Session(
+        {
+            shard: max(earlier.indexes.get(shard, 0), later.indexes.get(shard, 0))
+            for shard in sorted(shards)
+        }
+    )
+
+
+def request_digest(key: str, body: bytes) -> str:
+    """Return what identifies a repeated request: its key, and the body it came with.
+
+    The body belongs to it so that a key used again for other data cannot swallow that data.
+    """
+    digest = hashlib.blake2b(key.encode(), digest_size=16)
+    digest.update(b"\0")
+    digest.update(body)
+    return digest.hexdigest()
+
+
+def scoped_id(digest: str, *scope: str) -> str:
+    """Return a request id that is unique to its operation and collection."""
+    text = "\0".join((digest, *scope))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _read_query(request: web.Request, parameters: Parameters, timeout_limit_s: float) -> None:
+    seen: set[str] = set()
+    for name, value in request.rel_url.query.items():
+        if name in seen:
+            raise BadRequest("the parameter is given twice", field=name)
+        seen.add(name)
+        if name == "timeout":
+            parameters.timeout_s = min(_seconds(value), timeout_limit_s)
+            continue
+        reader = _READERS.get(name)
+        if reader is None:
+            raise BadRequest("unknown query parameter", field=name[:255])
+        reader(parameters, value)
+
+
+def _read_consistency(parameters: Parameters, value: str) -> None:
+    lowered = value.lower()
+    if lowered in STRONG:
+        parameters.strong = True
+    elif lowered and not _REPLICAS.fullmatch(lowered):
+        raise BadRequest(
+            "consistency is majority, quorum, all, strong or a number of replicas",
+            field="consistency",
+        )
+
+
+def _read_allow_partial(parameters: Parameters, value: str) -> None:
+    parameters.allow_partial = _truth(value, "allow_partial")
+
+
+def _read_wait(parameters: Parameters, value: str) -> None:
+    del parameters
+    _truth(value, "wait")
+
+
+def _read_ordering(parameters: Parameters, value: str) -> None:
+    del parameters
+    if value.lower() not in ORDERINGS:
+        raise BadRequest("ordering is weak, medium or strong", field="ordering")
+
+
+_READERS: Final[dict[str, Callable[[Parameters, str], None]]] = {
+    "consistency": _read_consistency,
+    "allow_partial": _read_allow_partial,
+    "wait": _read_wait,
+    "ordering": _read_ordering,
+}
+
+PARAMETER_NAMES: Final = ("timeout", *_READERS)
+
+
+def _truth(value: str, field: str) -> bool:
+    found = TRUTH.get(value.lower())
+    if found is None:
+        raise BadRequest(f"{field} is true or false", field=field)
+    return found
+
+
+def _seconds(value: str) -> float:
+    seconds = float(value) if _SECONDS.fullmatch(value) else 0.0
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise BadRequest("timeout is a positive number of seconds", field="timeout")
+    return seconds
+
+
+def _single(request: web.Request, header: str) -> str:
+    values = request.headers.getall(header)
+    if len(values) > 1:
+        raise BadRequest("the header is given twice", field=header)
+    return values[0].strip()
+
+
+def _key(text: str) -> str:
+    if not _KEY.fullmatch(text):
+        raise BadRequest(
+            "an idempotency key has 1 to 255 visible ASCII characters", field=IDEMPOTENCY_HEADER
+        )
+    return text

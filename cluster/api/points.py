@@ -1,0 +1,264 @@
+"""Points: write, read by id, delete, scroll, count.
+
+A batch is validated whole before anything is proposed: the first bad point is named and nothing
+is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from cluster.api import answers
+from cluster.api.envelope import Answer
+from cluster.api.identity import path_id, point_id, point_ids
+from cluster.api.payloads import (
+    ALL,
+    PayloadSelection,
+    check_payload,
+    payload_selection,
+    vector_wanted,
+)
+from cluster.api.point_schema import (
+    BatchIn,
+    CountPoints,
+    PointIn,
+    RetrievePoints,
+    ScrollPoints,
+    SelectPoints,
+    UpsertPoints,
+)
+from cluster.api.route import Call, Route
+from cluster.api.schema import given
+from cluster.api.selection import read_filter, read_selector
+from cluster.api.vectors import check_vectors
+from cluster.config import Config
+from cluster.errors import BadRequest, NotFound, UnsupportedFeature
+from cluster.model import Collection, Point, Record, WriteAck
+
+PAGE_DEFAULT: Final = 10
+
+
+async def upsert(call: Call, body: UpsertPoints) -> Answer:
+    """Insert or replace points."""
+    collection = await call.collection()
+    points = await call.computed(read_points, body, collection, call.api.config)
+    options = call.write_options(str(collection.uid))
+    return finished(call, await call.api.router.upsert(collection, points, options))
+
+
+async def retrieve(call: Call, body: RetrievePoints) -> Answer:
+    """Return the points of these ids that exist."""
+    ids_max = call.api.config.limit_max
+    if len(body.ids) > ids_max:
+        raise BadRequest(f"more than {ids_max} ids", field="ids")
+    ids = point_ids(body.ids, "ids")
+    selection = payload_selection(body.with_payload, ALL, "with_payload")
+    with_vector = vector_wanted(body.with_vector, "with_vector")
+    records = await call.api.router.retrieve(
+        await call.collection(),
+        ids,
+        with_payload=selection.wanted,
+        with_vector=with_vector,
+        options=call.options,
+    )
+    return Answer([render_record(record, selection, with_vector=with_vector) for record in records])
+
+
+async def get_point(call: Call) -> Answer:
+    """Return one point with its payload and vector."""
+    found = path_id(call.path["id"])
+    records = await call.api.router.retrieve(
+        await call.collection(), [found], with_payload=True, with_vector=True, options=call.options
+    )
+    if not records:
+        raise NotFound(f"no point with id {found}", field="id")
+    return Answer(render_record(records[0], ALL, with_vector=True))
+
+
+async def delete(call: Call, body: SelectPoints) -> Answer:
+    """Delete points by id or filter."""
+    selector = read_selector(body, call.api.config.batch_points_max)
+    collection = await call.collection()
+    options = call.write_options(str(collection.uid))
+    return finished(call, await call.api.router.delete(collection, selector, options))
+
+
+async def scroll(call: Call, body: ScrollPoints) -> Answer:
+    """Return a page of points in id order."""
+    limit = check_limit(given(body.limit, PAGE_DEFAULT), call.api.config, "limit")
+    selection = payload_selection(body.with_payload, ALL, "with_payload")
+    with_vector = vector_wanted(body.with_vector, "with_vector")
+    offset = body.offset
+    where = read_filter(body.filter)
+    records, following = await call.api.router.scroll(
+        await call.collection(),
+        where,
+        limit,
+        point_id(offset, "offset") if isinstance(offset, int | str) else None,
+        with_payload=selection.wanted,
+        with_vector=with_vector,
+        options=call.options,
+    )
+    points = [render_record(record, selection, with_vector=with_vector) for record in records]
+    return Answer({"points": points, "next_page_offset": following})
+
+
+async def count(call: Call, body: CountPoints) -> Answer:
+    """Count the points that a filter matches."""
+    where = read_filter(body.filter)
+    collection = await call.collection()
+    return Answer({"count": await call.api.router.count(collection, where, call.options)})
+
+
+def read_points(body: UpsertPoints, collection: Collection, config: Config) -> list[Point]:
+    """Return the validated points of an upsert; pure, so that a thread may do it.
+
+    Raises:
+        BadRequest: naming the first bad part; UnsupportedFeature likewise.
+    """
+    if given(body.update_mode, "upsert") != "upsert":
+        raise UnsupportedFeature("conditional updates are not supported", field="update_mode")
+    if isinstance(body.points, list) == isinstance(body.batch, BatchIn):
+        raise BadRequest("give either points or batch", field="points")
+    if isinstance(body.batch, BatchIn):
+        return _read_batch(body.batch, collection, config)
+    assert isinstance(body.points, list), "one of the two is given"
+    return _read_list(body.points, collection, config)
+
+
+def check_limit(limit: int, config: Config, field: str) -> int:
+    """Return a limit within the configured bounds; raises BadRequest."""
+    if not 1 <= limit <= config.limit_max:
+        raise BadRequest(f"{field} is outside 1..{config.limit_max}", field=field)
+    return limit
+
+
+def finished(call: Call, ack: WriteAck) -> Answer:
+    """Return the answer of a write in Qdrant's shape."""
+    return call.written({"operation_id": ack.version, "status": "completed"}, ack)
+
+
+def render_record(
+    record: Record,
+    selection: PayloadSelection,
+    *,
+    with_vector: bool,
+) -> dict[str, Any]:
+    """Return a point as it is answered."""
+    shown: dict[str, Any] = {"id": record.id}
+    if selection.wanted:
+        shown["payload"] = selection.apply(record.payload)
+    if with_vector and record.vector is not None:
+        shown["vector"] = np.ascontiguousarray(record.vector)
+    return shown
+
+
+def _read_list(items: list[PointIn], collection: Collection, config: Config) -> list[Point]:
+    _check_size(len(items), config, "points")
+    rows: list[list[float]] = []
+    for at, item in enumerate(items):
+        if not isinstance(item.vector, list):
+            raise UnsupportedFeature(
+                "only one unnamed dense vector is supported", field=f"points[{at}].vector"
+            )
+        rows.append(item.vector)
+    ids = [point_id(item.id, f"points[{at}].id") for at, item in enumerate(items)]
+    payloads = [given(item.payload, {}) for item in items]
+    for at, payload in enumerate(payloads):
+        check_payload(payload, config.payload_bytes_max, f"points[{at}].payload")
+    matrix = check_vectors(rows, collection, lambda at: f"points[{at}].vector")
+    return _assembled(ids, matrix, payloads)
+
+
+def _read_batch(batch: BatchIn, collection: Collection, config: Config) -> list[Point]:
+    _check_size(len(batch.ids), config, "batch.ids")
+    rows = batch.vectors
+    if not isinstance(rows, list):
+        raise UnsupportedFeature("named vectors are not supported", field="batch.vectors")
+    payloads = [given(item, {}) for item in given(batch.payloads, [None] * len(batch.ids))]
+    for name, length in (("vectors", len(rows)), ("payloads", len(payloads))):
+        if length != len(batch.ids):
+            raise BadRequest("ids, vectors and payloads differ in length", field=f"batch.{name}")
+    ids = point_ids(batch.ids, "batch.ids")
+    for at, payload in enumerate(payloads):
+        check_payload(payload, config.payload_bytes_max, f"batch.payloads[{at}]")
+    matrix = check_vectors(rows, collection, lambda at: f"batch.vectors[{at}]")
+    return _assembled(ids, matrix, payloads)
+
+
+def _check_size(length: int, config: Config, field: str) -> None:
+    if length > config.batch_points_max:
+        raise BadRequest(f"more than {config.batch_points_max} points", field=field)
+
+
+def _assembled(
+    ids: Sequence[int | str], matrix: Any, payloads: Sequence[dict[str, Any]]
+) -> list[Point]:
+    return [Point(*parts) for parts in zip(ids, matrix, payloads, strict=True)]
+
+
+_POINTS = "/collections/{collection_name}/points"
+
+# Names below .../points/ that are routes, or are in the public shape; anything else is an id.
+_RESERVED = "query|search|scroll|count|delete|payload|batch|vectors|recommend|discover"
+
+ROUTES: Final = (
+    Route(
+        "PUT",
+        _POINTS,
+        upsert,
+        "Insert or replace points",
+        body=UpsertPoints,
+        answer=answers.UpdateShape,
+        writes=True,
+        errors=(404,),
+    ),
+    Route(
+        "POST",
+        _POINTS,
+        retrieve,
+        "Return points by id",
+        body=RetrievePoints,
+        answer=list[answers.RecordShape],
+        errors=(404,),
+    ),
+    Route(
+        "POST",
+        f"{_POINTS}/scroll",
+        scroll,
+        "Return a page of points in id order",
+        body=ScrollPoints,
+        answer=answers.ScrollShape,
+        errors=(404,),
+    ),
+    Route(
+        "POST",
+        f"{_POINTS}/count",
+        count,
+        "Count points",
+        body=CountPoints,
+        answer=answers.CountShape,
+        errors=(404,),
+    ),
+    Route(
+        "POST",
+        f"{_POINTS}/delete",
+        delete,
+        "Delete points by id or filter",
+        body=SelectPoints,
+        answer=answers.UpdateShape,
+        writes=True,
+        errors=(404,),
+    ),
+    Route(
+        "GET",
+        f"{_POINTS}/{{id:(?!(?:{_RESERVED})$)[^/]+}}",
+        get_point,
+        "Return one point",
+        answer=answers.RecordShape,
+        errors=(404,),
+    ),
+)

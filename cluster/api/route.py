@@ -1,0 +1,147 @@
+"""The route table's rows, and what turns a row into an aiohttp handler.
+
+A handler receives a `Call` and, when its route has a body schema, the decoded body; it returns
+an `Answer` or a ready response. Order of work: parameters and headers, bounded read, strict
+decode, then the handler under the request's deadline. Large bodies are decoded off the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
+
+from aiohttp import web
+
+from cluster.api.backend import Api
+from cluster.api.body import read_body
+from cluster.api.envelope import Answer
+from cluster.api.identity import collection_name
+from cluster.api.parameters import (
+    merge_sessions,
+    read_parameters,
+    request_digest,
+    scoped_id,
+)
+from cluster.api.schema import RequestBody
+from cluster.api.strict_json import StrictDecoder
+from cluster.errors import DeadlineExceeded
+from cluster.model import Collection, Options, WriteAck
+
+LARGE_BODY_BYTES: Final = 256 * 1024
+"""Bodies from here on are decoded and converted in a thread, so that the loop goes on."""
+GRACE_S: Final = 0.25
+"""What the router may take beyond its deadline before the edge answers in its place."""
+
+T = TypeVar("T")
+Handler = Callable[..., Awaitable[Answer | web.Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method of one path. `answer` is the type of `result`, for the API description."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    body: type[RequestBody] | None = None
+    answer: Any = None
+    writes: bool = False
+    searches: bool = False
+    plain: bool = False
+    """Answers outside the envelope, and takes any query parameter."""
+    errors: tuple[int, ...] = field(default=())
+    """Statuses beyond those that every route has."""
+
+
+class Call:
+    """One request on its way through a handler."""
+
+    __slots__ = ("api", "body_bytes", "digest", "options", "request", "route")
+
+    def __init__(self, api: Api, request: web.Request, route: Route, options: Options) -> None:
+        self.api = api
+        self.request = request
+        self.route = route
+        self.options = options
+        self.body_bytes = 0
+        self.digest = ""
+
+    @property
+    def path(self) -> web.UrlMappingMatchInfo:
+        """The path's variables."""
+        return self.request.match_info
+
+    @property
+    def collection_name(self) -> str:
+        """The path's collection name, validated."""
+        return collection_name(self.request.match_info["collection_name"])
+
+    async def collection(self) -> Collection:
+        """Return the path's collection; raises CollectionNotFound."""
+        return await self.api.router.collection(self.collection_name, self.options)
+
+    def write_options(self, scope: str) -> Options:
+        """Return the options of a write to `scope`, with the caller's idempotency key if any."""
+        if not self.digest:
+            return self.options
+        request_id = scoped_id(self.digest, self.route.method, self.route.path, scope)
+        return replace(self.options, request_id=request_id)
+
+    async def computed(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run pure work on the body: here when it is small, else in a thread."""
+        if self.body_bytes < LARGE_BODY_BYTES:
+            return work(*arguments)
+        return await asyncio.to_thread(work, *arguments)
+
+    def written(self, result: Any, ack: WriteAck) -> Answer:
+        """Return a write's answer, its session holding all that the caller has seen."""
+        return Answer(result, session=merge_sessions(self.options.session, ack.session))
+
+
+def endpoint(api: Api, route: Route) -> Callable[[web.Request], Awaitable[Any]]:
+    """Return the aiohttp handler of a route."""
+    limit_s = api.config.request_timeout_ms / 1000
+    decoder = StrictDecoder(route.body) if route.body is not None else None
+
+    async def answer_plain(request: web.Request) -> Any:
+        options = Options(deadline_s=api.clock() + limit_s)
+        return await _deadline(limit_s, route.handler(Call(api, request, route, options)))
+
+    async def answer_bodiless(request: web.Request) -> Any:
+        parameters = read_parameters(request, limit_s)
+        call = Call(api, request, route, parameters.options(api.clock()))
+        return await _deadline(parameters.timeout_s, route.handler(call))
+
+    async def answer_body(request: web.Request) -> Any:
+        assert decoder is not None, "this route has a schema"
+        parameters = read_parameters(request, limit_s)
+        with api.bodies.claim() as claim:
+            raw = await read_body(request, api.config.body_bytes_max, limit_s, claim)
+            body = await _decoded(decoder, raw)
+            call = Call(api, request, route, parameters.options(api.clock()))
+            call.body_bytes = len(raw)
+            if parameters.idempotency_key:
+                call.digest = request_digest(parameters.idempotency_key, raw)
+            del raw
+            return await _deadline(parameters.timeout_s, route.handler(call, body))
+
+    if route.plain:
+        return answer_plain
+    return answer_bodiless if decoder is None else answer_body
+
+
+async def _decoded(decoder: StrictDecoder[Any], raw: bytes) -> Any:
+    if len(raw) < LARGE_BODY_BYTES:
+        return decoder.decode(raw)
+    return await asyncio.to_thread(decoder.decode, raw)
+
+
+async def _deadline(seconds: float, work: Awaitable[Any]) -> Any:
+    try:
+        async with asyncio.timeout(seconds + GRACE_S):
+            return await work
+    except TimeoutError:
+        raise DeadlineExceeded("the request's time ran out") from None

@@ -1,0 +1,105 @@
+"""The HTTP server around the application: what is refused before any route is known.
+
+Broken HTTP and oversized headers never reach a middleware, so the protocol renders its own
+refusals in the envelope. Compressed bodies are never inflated, idle connections are closed, and
+a handler's work has a bounded time to finish when the node stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
+
+from cluster.api.envelope import failure
+from cluster.api.middleware import refusal
+from cluster.errors import BadRequest, MethodNotAllowed, RecollectError
+
+KEEPALIVE_S: Final = 75.0
+SHUTDOWN_S: Final = 5.0
+READ_BUFFER_BYTES: Final = 256 * 1024
+"""Bytes read ahead of a handler; larger pieces mean fewer wake-ups for a large body."""
+
+METHODS: Final = "GET, HEAD, PUT, POST, DELETE"
+"""What an unknown method is told instead; no route has more."""
+
+# aiohttp's parser knows a closed set of methods and quotes the line that has another one.
+_REQUEST_LINE: Final = re.compile(r"b'[A-Za-z0-9!#$%&*+.^_`|~-]{1,64} \S+ HTTP/1\.[01]'")
+_SERVED: Final = 500
+"""From this status on aiohttp reports a fault of ours, below it one of the client."""
+
+_logger = logging.getLogger(__name__)
+
+
+class ApiRunner(web.AppRunner):
+    """Runs the application; use it in place of `web.AppRunner`."""
+
+    def __init__(self, app: web.Application, **settings: Any) -> None:
+        defaults: dict[str, Any] = {
+            "access_log": None,
+            "auto_decompress": False,
+            "keepalive_timeout": KEEPALIVE_S,
+            "read_bufsize": READ_BUFFER_BYTES,
+            "shutdown_timeout": SHUTDOWN_S,
+        }
+        super().__init__(app, **(defaults | settings))
+
+    async def _make_server(self) -> web.Server:  # type: ignore[explicit-override]
+        made = await super()._make_server()
+        return _Server(
+            _enveloped(made.request_handler),
+            request_factory=made.request_factory,
+            loop=asyncio.get_running_loop(),
+            **self._kwargs,
+        )
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:  # type: ignore[explicit-override]
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class _Protocol(web.RequestHandler):
+    __slots__ = ()
+
+    def handle_error(  # type: ignore[explicit-override]
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun, so there is no room for an error")
+        if status >= _SERVED:
+            _logger.error("unexpected error outside the handlers", exc_info=exc)
+            error: RecollectError = RecollectError("internal error; the node's log has the details")
+        elif isinstance(exc, LineTooLong):
+            error = BadRequest("the request line or a header is too long")
+        elif isinstance(exc, BadHttpMethod) and _REQUEST_LINE.search(message or ""):
+            error = MethodNotAllowed("the method is not known")
+        else:
+            error = BadRequest("the request is not valid HTTP")
+        allowed = {"Allow": METHODS} if isinstance(error, MethodNotAllowed) else None
+        response = failure(error, 0.0, allowed)
+        response.force_close()
+        return response
+
+
+def _enveloped(
+    handler: Callable[[Any], Awaitable[web.StreamResponse]],
+) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    """Wrap what aiohttp raises around the middleware, such as for an unknown `Expect`."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            return refusal(error, 0.0)
+
+    return handle

@@ -1,0 +1,165 @@
+"""Collections: which there are, and how they come and go.
+
+They live in the metadata group. A node looks in its own view first; what it does not find there
+may be younger than its view, so before it says "not found" it catches up with the group's leader
+(ReadIndex). Hence a collection that was created through one node can be used through any other
+at once.
+
+Dropping takes two steps. The name goes at once, in the metadata group. Rows go later: the
+janitor, run by whoever leads that group, puts a drop into the log of every shard, and when all
+have it, the collection is purged from the metadata. Each step can be repeated, by another node
+too, and a write that comes late finds its uid dropped in the shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from cluster.command import DropCollection as DropRows
+from cluster.command import Result, encode_body
+from cluster.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    NotReady,
+    RecollectError,
+)
+from cluster.fan_out import fan_out
+from cluster.leaders import Leaders
+from cluster.metadata import (
+    CreateCollection,
+    DropCollection,
+    MetadataBody,
+    PurgeCollection,
+    decode_view,
+    encode_view,
+)
+from cluster.model import Collection, Options
+from cluster.peer_methods import FETCH_VIEW, FetchView
+from cluster.routing import METADATA_GROUP, Routing
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Finds, creates and drops collections."""
+
+    routing: Routing
+    leaders: Leaders
+    request_ids: Callable[[], str]
+
+    def collections(self) -> list[Collection]:
+        """Return the collections that this node knows; empty before the cluster is formed."""
+        try:
+            return list(self.routing.view().collections.values())
+        except NotReady:
+            return []
+
+    async def collection(self, name: str, options: Options) -> Collection:
+        """Return a collection. Raises CollectionNotFound, or Unavailable when nobody can tell."""
+        found = self.routing.view().collections.get(name)
+        if found is None:
+            await self.catch_up(options.deadline_s)
+            found = self.routing.view().collections.get(name)
+        if found is None:
+            raise CollectionNotFound(f"there is no collection '{name}'")
+        return found
+
+    async def create(self, wanted: CreateCollection, options: Options) -> Collection:
+        """Create a collection, or find the equal one that exists.
+
+        Raises CollectionExists when one of that name differs.
+        """
+        result = await self._propose(wanted, f"create/{wanted.name}", options)
+        if result.error == "collection_exists":
+            raise CollectionExists(f"collection '{wanted.name}' exists with other parameters")
+        _raise_refusal(result)
+        await self._show(result.version, options.deadline_s)
+        return await self.collection(wanted.name, options)
+
+    async def drop(self, name: str, options: Options) -> bool:
+        """Take a collection's name away; return whether there was one."""
+        result = await self._propose(DropCollection(name), f"drop/{name}", options)
+        _raise_refusal(result)
+        await self._show(result.version, options.deadline_s)
+        return result.affected > 0
+
+    async def catch_up(self, deadline_s: float) -> None:
+        """Make this node's view reflect all that was acknowledged before the call."""
+        metadata = self.routing.metadata
+        if metadata is None:
+            await self._fetch_view(deadline_s)
+        else:
+            index = await self.leaders.read_index(METADATA_GROUP, deadline_s)
+            await metadata.wait_applied(index, deadline_s)
+
+    async def purge_dropped(self) -> int:
+        """Remove the rows of dropped collections; return how many collections are gone.
+
+        Does nothing unless this node leads the metadata group. What cannot be done now is left
+        for the next run.
+        """
+        metadata = self.routing.metadata
+        view = self.routing.local_view()
+        if metadata is None or not metadata.is_leader or view is None:
+            return 0
+        purged = 0
+        for collection in view.dropping:
+            purged += await self._purge(collection.uid, view.shards)
+        return purged
+
+    def register(self) -> None:
+        """Answer nodes that have no replica of the metadata group."""
+        self.routing.peers.serve(FETCH_VIEW, self._serve_view)
+
+    async def _purge(self, uid: int, shards: int) -> bool:
+        deadline_s = self.routing.deadline_after(self.routing.config.request_timeout_ms)
+        body = encode_body(DropRows(uid))
+        propose = self.leaders.propose
+        outcomes = await fan_out(
+            [propose(shard, f"purge/{uid}:{shard}", body, deadline_s) for shard in range(shards)]
+        )
+        if any(isinstance(each, RecollectError) or each.error is not None for each in outcomes):
+            return False
+        purge = msgspec.msgpack.encode(PurgeCollection(uid))
+        (purged,) = await fan_out([propose(METADATA_GROUP, f"purge/{uid}", purge, deadline_s)])
+        return not isinstance(purged, RecollectError)
+
+    async def _propose(self, body: MetadataBody, what: str, options: Options) -> Result:
+        request_id = f"{what}:{options.request_id or self.request_ids()}"
+        encoded = msgspec.msgpack.encode(body)
+        return await self.leaders.propose(METADATA_GROUP, request_id, encoded, options.deadline_s)
+
+    async def _show(self, index: int, deadline_s: float) -> None:
+        """Wait until this node's view reflects an index of the metadata group."""
+        metadata = self.routing.metadata
+        if metadata is None:
+            await self._fetch_view(deadline_s)
+        else:
+            await metadata.wait_applied(index, deadline_s)
+
+    async def _fetch_view(self, deadline_s: float) -> None:
+        async def ask(node: str, until_s: float) -> bytes:
+            request = FetchView(self.routing.left_ms(until_s))
+            return await self.routing.peers.call(node, FETCH_VIEW, request, until_s)
+
+        raw = await self.leaders.at_leader(METADATA_GROUP, ask, deadline_s)
+        self.routing.learn_view(decode_view(raw))
+
+    async def _serve_view(self, request: FetchView) -> bytes:
+        """Answer with a view no older than the question; never by asking another node."""
+        metadata = self.routing.metadata
+        if metadata is None:
+            raise NotReady(f"{self.routing.me} has no replica of the metadata group")
+        deadline_s = self.routing.deadline_after(request.timeout_ms)
+        index = await metadata.read_index(deadline_s)
+        await metadata.wait_applied(index, deadline_s)
+        return encode_view(self.routing.view())
+
+
+def _raise_refusal(result: Result) -> None:
+    if result.error == "not_ready":
+        raise NotReady("the cluster is not formed yet")
+    if result.error is not None:
+        raise RecollectError(f"the metadata group refused a command: {result.error}")

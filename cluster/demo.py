@@ -1,0 +1,247 @@
+"""`recollect demo`: real texts, real processes, a real kill, and a check of every promise.
+
+The story in order: start three nodes, collect texts, store, search, kill the node that leads the
+most shards while a client writes, search without it, bring it back, compare the replicas, look
+for every acknowledged write on every node. Every number that it prints was measured in this run.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from cluster.client import Client
+from cluster.demo_check import busiest_leader, differing_shards, lost
+from cluster.demo_corpus import Docstring, docstrings, source_files, standard_library
+from cluster.demo_failover import SteadyWriter, longest_pause_s
+from cluster.demo_load import Payload, create_collection, patiently, store_all
+from cluster.demo_search import QUESTIONS, Found, ask, median_ms
+from cluster.errors import CommandFailed
+from cluster.ports import free_base
+from cluster.supervisor import Shape, Supervisor, supervised
+
+NODES: Final = 3
+REQUEST_TIMEOUT_S: Final = 15.0
+WRITER_TIMEOUT_S: Final = 2.0
+READY_S: Final = 60.0
+CONVERGED_S: Final = 60.0
+RECOVERED_S: Final = 30.0
+ACKS_BEFORE: Final = 50
+ACKS_AFTER: Final = 100
+TIMED_SEARCHES: Final = 200
+EMBED_BATCH: Final = 1000
+POLL_S: Final = 0.1
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How the demo speaks: sentences, the hits of a question, and the progress of long work."""
+
+    say: Callable[[str], None]
+    hits: Callable[[str, Sequence[Found]], None]
+    progress: Progress
+
+
+@dataclass
+class Summary:
+    """What was measured. `lost` counts acknowledged writes that some node does not have."""
+
+    texts: int = 0
+    writes_per_s: float = 0.0
+    search_p50_ms: float = 0.0
+    killed: str = ""
+    pause_s: float = 0.0
+    acknowledged: int = 0
+    lost: int = 0
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+
+@contextmanager
+def prepared(data: Path, port: int | None, environment: Mapping[str, str]) -> Iterator[Supervisor]:
+    """Prepare the demo's cluster in a folder that holds none yet.
+
+    Raises:
+        CommandFailed: the folder holds a cluster, or a port is in use.
+    """
+    if (data / "recollect.json").exists():
+        raise CommandFailed(
+            f"{data} holds a cluster already", hint="choose a new folder with --data"
+        )
+    base = free_base(NODES, random.Random()) if port is None else port
+    with supervised(data, Shape(NODES), port=base, environment=environment) as supervisor:
+        yield supervisor
+
+
+class Demo:
+    """One run. `run` calls the steps in order; each leaves what the next ones need."""
+
+    def __init__(self, supervisor: Supervisor, voice: Voice) -> None:
+        self._supervisor = supervisor
+        self._voice = voice
+        self._names = supervisor.cluster.names
+        self._vectors: list[Any] = []
+        self._questions: list[list[float]] = []
+        self._acknowledged: dict[int, Payload] = {}
+        self.summary = Summary()
+
+    def run(self) -> Summary:
+        """Do all steps and return what was measured.
+
+        Raises:
+            CommandFailed: a step did not end as promised. Lost writes are in the summary only.
+        """
+        started_s = time.monotonic()
+        self._supervisor.start_all()
+        texts = self._collect()
+        self._embed(texts)
+        self._await_ready()
+        self._store(texts)
+        self._search(self._names)
+        self._time_searches()
+        self._survive_a_kill()
+        self._compare_replicas()
+        self._verify()
+        self.summary.seconds = time.monotonic() - started_s
+        return self.summary
+
+    def _collect(self) -> list[Docstring]:
+        root = standard_library()
+        files = source_files(root)
+        texts: list[Docstring] = []
+        with self._voice.progress("Collecting texts", len(files)) as advance:
+            for found in docstrings(root, files):
+                texts += found
+                advance(1)
+        if not texts:
+            raise CommandFailed(
+                f"no documented Python source was found in {root}",
+                hint="install the standard library's sources",
+            )
+        self._voice.say(f"Collected {len(texts):,} docstrings of the standard library in {root}")
+        return texts
+
+    def _embed(self, texts: Sequence[Docstring]) -> None:
+        from storage.embedding import BundledEmbedder
+
+        embedder = BundledEmbedder()
+        with self._voice.progress("Embedding", len(texts)) as advance:
+            for start in range(0, len(texts), EMBED_BATCH):
+                batch = [text.text for text in texts[start : start + EMBED_BATCH]]
+                self._vectors.extend(embedder.embed(batch))
+                advance(len(batch))
+        embedded = embedder.embed([question.text for question in QUESTIONS])
+        self._questions = [vector.tolist() for vector in embedded]
+
+    def _await_ready(self) -> None:
+        self._until(lambda: not self._supervisor.unready(), READY_S, "the start of the nodes")
+        urls = ", ".join(self._supervisor.cluster.url(name) for name in self._names)
+        self._voice.say(f"Three nodes are ready: {urls}")
+
+    def _store(self, texts: Sequence[Docstring]) -> None:
+        with self._client(self._names[0]) as client:
+            patiently(lambda: create_collection(client, len(self._questions[0])))
+        with self._voice.progress("Storing", len(texts)) as advance:
+            load = store_all(self._client_number, texts, self._vectors, advance)
+        self._acknowledged.update(load.acknowledged)
+        self.summary.texts = len(texts)
+        self.summary.writes_per_s = load.writes_per_s
+        self._voice.say(
+            f"Stored {len(texts):,} memories in {load.seconds:.1f} s, each in the fsynced log of "
+            "at least two nodes before it was acknowledged"
+        )
+
+    def _search(self, nodes: Sequence[str]) -> None:
+        """Ask every question with and without its filter, each of another one of the nodes."""
+        for number, question in enumerate(QUESTIONS):
+            vector = self._questions[number]
+            with self._client(nodes[number % len(nodes)]) as client:
+                every = patiently(partial(ask, client, vector))
+                some = patiently(partial(ask, client, vector, question.filter))
+            self._voice.hits(question.text, every)
+            self._voice.hits(f"... where {question.key} is '{question.value}'", some)
+
+    def _time_searches(self) -> None:
+        step = max(1, len(self._vectors) // TIMED_SEARCHES)
+        sample = [vector.tolist() for vector in self._vectors[::step]]
+        with self._client(self._names[0]) as client:
+            self.summary.search_p50_ms = median_ms(client, sample)
+
+    def _survive_a_kill(self) -> None:
+        victim = busiest_leader(self._cluster())
+        others = [name for name in self._names if name != victim]
+        vectors = [vector.tolist() for vector in self._vectors[:TIMED_SEARCHES]]
+        writer = SteadyWriter(self._writer_client, NODES, vectors)
+        writer.start()
+        try:
+            self._until(lambda: writer.acks_since(0) >= ACKS_BEFORE, RECOVERED_S, "steady writing")
+            killed_s = time.monotonic()
+            death = self._supervisor.kill(victim)
+            self._voice.say(f"Killed the node that led the most shards: {death.describe()}")
+            self._until(
+                lambda: writer.acks_since(killed_s) >= ACKS_AFTER, RECOVERED_S, "writing without it"
+            )
+            self._voice.say("The two others go on; the same questions, asked of them:")
+            self._search(others)
+            self._supervisor.start(victim)
+            self._until(lambda: not self._supervisor.unready(), READY_S, f"the return of {victim}")
+        finally:
+            writer.stop()
+        self._acknowledged.update(writer.acknowledged)
+        self.summary.killed = victim
+        self.summary.pause_s = longest_pause_s(writer.ack_times_s, killed_s)
+        self._voice.say(
+            f"{victim} is back. The client went on writing all the while; the longest time "
+            f"without an acknowledgement was {self.summary.pause_s:.2f} s"
+        )
+
+    def _compare_replicas(self) -> None:
+        self._until(
+            lambda: not differing_shards(self._cluster()), CONVERGED_S, "agreement of the replicas"
+        )
+        self._voice.say("All replicas of every shard are equal: same log index, same state hash")
+
+    def _verify(self) -> None:
+        missing: set[int] = set()
+        with self._voice.progress("Verifying", NODES * len(self._acknowledged)) as advance:
+            for name in self._names:
+                with self._client(name) as client:
+                    missing.update(lost(client, self._acknowledged))
+                advance(len(self._acknowledged))
+        self.summary.acknowledged = len(self._acknowledged)
+        self.summary.lost = len(missing)
+
+    def _until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            for death in self._supervisor.reap():
+                said = self._supervisor.last_words(death.name)
+                raise CommandFailed(f"{death.describe()}: {said}", code="node_failed")
+            if time.monotonic() > deadline_s:
+                raise CommandFailed(f"{what} took longer than {timeout_s:.0f} s", code="too_slow")
+            time.sleep(POLL_S)
+
+    def _cluster(self) -> dict[str, Any]:
+        with self._client(next(iter(self._supervisor.pids))) as client:
+            found: dict[str, Any] = patiently(lambda: client.get("/cluster"))
+        return found
+
+    def _client(self, name: str) -> Client:
+        return self._supervisor.client(name, timeout_s=REQUEST_TIMEOUT_S)
+
+    def _client_number(self, number: int) -> Client:
+        return self._client(self._names[number % NODES])
+
+    def _writer_client(self, number: int) -> Client:
+        return self._supervisor.client(self._names[number % NODES], timeout_s=WRITER_TIMEOUT_S)

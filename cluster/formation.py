@@ -1,0 +1,126 @@
+"""How a cluster comes to be, and how a node comes to its shards.
+
+The configured nodes only form the metadata group. Its first leader commits `init`: cluster id,
+number of shards, replication, the shard map and the collection that patterns live in. From then
+on the committed view is the truth; a node opens the replicas that the view gives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from typing import TYPE_CHECKING, Final
+
+from cluster.errors import RecollectError
+from cluster.metadata import ClusterView
+from cluster.metadata_command import CreateCollection, Init, encode_metadata
+from cluster.placement import plan
+from cluster.shard import ShardMachine
+
+if TYPE_CHECKING:
+    from cluster.node import Node
+
+log = logging.getLogger("recollect.formation")
+
+METADATA: Final = 0
+"""Raft group of the metadata; shard s is group s + 1."""
+PATTERNS: Final = "patterns"
+LOOK_EVERY_S: Final = 0.05
+PROPOSE_S: Final = 5.0
+
+
+class Formation:
+    """Forms the cluster or joins it, then keeps indexes in step with the view."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.opened = False
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        while not self.opened:
+            view = await self._current()
+            if view is None:
+                await self._form()
+            else:
+                await self._open_shards(view)
+            await asyncio.sleep(LOOK_EVERY_S)
+        await self._follow_from_outside()
+
+    async def _current(self) -> ClusterView | None:
+        if self._node.metadata is None:
+            await self._fetch()
+        return self._node.view()
+
+    async def _fetch(self) -> None:
+        """Ask the metadata group, from outside of it, for its view."""
+        try:
+            await self._node.router.refresh_view(time.monotonic() + PROPOSE_S)
+        except RecollectError as error:
+            log.info("the cluster's view is not known yet: %s", error)
+
+    async def _form(self) -> None:
+        """Propose `init` if this node leads the metadata group; only the first one counts."""
+        metadata = self._node.metadata
+        if metadata is None or not metadata.is_leader:
+            return
+        config, nodes = self._node.config, list(self._node.config.peers())
+        replication = min(config.replication, len(nodes))
+        embedder = self._node.embedder
+        init = Init(
+            cluster_id=uuid.uuid4().hex,
+            shards=config.shards,
+            replication=replication,
+            shard_map=plan(nodes, config.shards, replication, config.virtual_nodes),
+            nodes=nodes,
+            collections=(
+                CreateCollection(
+                    PATTERNS, embedder.dimension, "Cosine", embedding_space=embedder.space
+                ),
+            ),
+        )
+        command = encode_metadata(init, now_ms=time.time_ns() // 1_000_000)
+        try:
+            await metadata.propose(command, time.monotonic() + PROPOSE_S)
+        except RecollectError as error:
+            log.info("forming the cluster again: %s", error)
+
+    async def _open_shards(self, view: ClusterView) -> None:
+        """Open this node's replicas as the committed shard map says."""
+        node = self._node
+        for shard, members in enumerate(view.shard_map):
+            if node.config.node_id not in members:
+                continue
+            path = node.config.data_dir / "groups" / f"shard-{shard:04d}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            ttl_ms = node.config.request_id_ttl_ms
+            machine = await asyncio.to_thread(ShardMachine, path, request_id_ttl_ms=ttl_ms)
+            node.machines[shard] = machine
+        await self._on_apply_thread(view)
+        for shard, machine in node.machines.items():
+            members = tuple(view.shard_map[shard])
+            node.shards[shard] = node.driver.add(shard + 1, members, machine)
+        self.opened = True
+        log.info("holding %d shards of cluster %s", len(node.shards), view.cluster_id)
+
+    async def _on_apply_thread(self, view: ClusterView) -> None:
+        """Open and reconcile the indexes where nothing is applied meanwhile."""
+        pool = self._node.driver.apply_thread
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(pool, self._index, view)
+
+    def _index(self, view: ClusterView) -> None:
+        self._node.indexing.follow(view)
+        for shard in sorted(self._node.machines):
+            self._node.indexing.shard_opened(shard)
+
+    async def _follow_from_outside(self) -> None:
+        """A node outside the metadata group learns of collections by asking."""
+        while self._node.metadata is None:
+            await asyncio.sleep(LOOK_EVERY_S * 4)
+            await self._fetch()
+            pool = self._node.driver.apply_thread
+            follow = self._node.indexing.follow
+            await asyncio.get_running_loop().run_in_executor(pool, follow, self._node.view())

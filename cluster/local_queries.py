@@ -1,0 +1,115 @@
+"""Reads of some of this node's shards, given their machines. They block: call them on a thread.
+
+A filter becomes SQL once per query and is run shard by shard. Search then goes through the one
+index that this node has of the collection, given the row numbers that pass; everything else is
+read from the store by canonical id, whose byte order is the order of pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cluster.peer_methods import Count, Fetch, Fetched, FetchedRow, FoundHit, FoundId, Nearest, Page
+from cluster.shard import ShardMachine
+from storage.filter_sql import SqlFilter, to_sql
+from storage.filters import Filter
+from storage.vector_index import IndexHit, VectorIndex
+
+Machines = Mapping[int, ShardMachine]
+"""shard -> its state, for the shards that a read may use."""
+
+
+class AnswerLimits(NamedTuple):
+    """How large an answer may grow: its bytes, and the rows read at a time to fill it."""
+
+    bytes_max: int
+    slice_rows: int
+
+
+def nearest(machines: Machines, query: Nearest, index: VectorIndex) -> list[FoundHit]:
+    """Return the best points of these shards, best first."""
+    where = _where(query.filter)
+    allowed = None
+    if where is not None:
+        allowed = {
+            shard: machine.matching(query.collection, where) for shard, machine in machines.items()
+        }
+    hits = index.search(
+        np.frombuffer(query.vector, "<f4"),
+        query.limit,
+        shards=list(machines),
+        allowed=allowed,
+        ef=query.ef,
+        exact=query.exact,
+    )
+    return found_hits(hits)
+
+
+def found_hits(hits: Iterable[IndexHit]) -> list[FoundHit]:
+    """Return an index's hits as they travel."""
+    return [FoundHit(hit.id, hit.version, hit.score, hit.shard) for hit in hits]
+
+
+def page(machines: Machines, query: Page) -> list[FoundId]:
+    """Return the first ids over all these shards."""
+    where = _where(query.filter)
+    found = [
+        FoundId(row.id, shard)
+        for shard, machine in machines.items()
+        for row in machine.scroll(
+            query.collection, inclusive_from=query.start, limit=query.limit, where=where
+        )
+    ]
+    return sorted(found)[: query.limit]
+
+
+def count(machines: Machines, query: Count) -> int:
+    """Return how many points these shards have, or how many pass."""
+    where = _where(query.filter)
+    return sum(machine.count(query.collection, where) for machine in machines.values())
+
+
+def fetch(machines: Machines, query: Fetch, limits: AnswerLimits) -> Fetched:
+    """Return rows until an answer is full, and the ids that are left."""
+    rows: list[FetchedRow] = []
+    rest: dict[int, list[bytes]] = {}
+    room = limits.bytes_max
+    for shard, ids in _slices(machines, query.ids, limits.slice_rows):
+        if room <= 0:
+            rest.setdefault(shard, []).extend(ids)
+            continue
+        found = fetch_rows(machines[shard], query, ids)
+        rows.extend(found)
+        room -= sum(map(_row_bytes, found))
+    return Fetched(rows, rest)
+
+
+def fetch_rows(machine: ShardMachine, query: Fetch, ids: Sequence[bytes]) -> list[FetchedRow]:
+    """Return the rows of one shard that exist."""
+    found = machine.retrieve(
+        query.collection, ids, with_vector=query.with_vector, with_payload=query.with_payload
+    )
+    return [
+        FetchedRow(row.id, row.version, row.vector, row.payload, row.created_ms, row.updated_ms)
+        for row in found
+    ]
+
+
+def _slices(
+    machines: Machines, wanted: Mapping[int, Sequence[bytes]], rows: int
+) -> Iterator[tuple[int, Sequence[bytes]]]:
+    for shard in machines:
+        ids = wanted[shard]
+        for start in range(0, len(ids), rows):
+            yield shard, ids[start : start + rows]
+
+
+def _where(chosen: Filter | None) -> SqlFilter | None:
+    return None if chosen is None else to_sql(chosen)
+
+
+def _row_bytes(row: FetchedRow) -> int:
+    return len(row.id) + len(row.vector or b"") + len(row.payload or b"")

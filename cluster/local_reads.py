@@ -1,0 +1,146 @@
+"""What this node answers from its own replicas, for its own requests and for other nodes'.
+
+Every shard of a read is admitted by itself: this node must hold a replica, the replica must be
+fresh (in touch with its leader, and up to what it heard), and must have applied the index that
+the read requires, for which it waits while there is time. A shard that is not admitted is
+refused with the reason, never answered from what may be too old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+import numpy as np
+
+from cluster import local_queries
+from cluster.errors import NotReady, Unavailable
+from cluster.local_queries import AnswerLimits, Machines, found_hits
+from cluster.peer import Method
+from cluster.peer_methods import (
+    COUNT,
+    FETCH,
+    PAGE,
+    SEARCH,
+    Count,
+    Fetch,
+    Fetched,
+    FoundHit,
+    FoundId,
+    Nearest,
+    Page,
+    ShardAnswer,
+    ShardRead,
+)
+from cluster.routing import Routing
+from cluster.search_lanes import SearchLanes
+from storage.index_set import IndexSet
+
+QueryType = TypeVar("QueryType")
+FoundType = TypeVar("FoundType")
+
+_FRAME_SHARE: Final = 4
+"""An answer fills at most this fraction of a frame, and one more slice of the same size."""
+
+
+@dataclass(frozen=True)
+class ReadKind(Generic[QueryType, FoundType]):
+    """A read that any node can do over some shards: how it travels, and how it is done here."""
+
+    method: Method[ShardRead[QueryType], ShardAnswer[FoundType]]
+    perform: Callable[[Machines, QueryType], Awaitable[FoundType]]
+
+
+class LocalReads:
+    """See the module."""
+
+    def __init__(self, routing: Routing, indexes: IndexSet, lanes: SearchLanes) -> None:
+        self._routing = routing
+        self._indexes = indexes
+        self._lanes = lanes
+        config = routing.config
+        bytes_max = config.frame_bytes_max // _FRAME_SHARE
+        row_bytes_max = config.payload_bytes_max + 4 * config.dimension_max
+        self._limits = AnswerLimits(bytes_max, max(1, bytes_max // row_bytes_max))
+        self.search = ReadKind(SEARCH, self._nearest)
+        self.page = ReadKind(PAGE, self._page)
+        self.count = ReadKind(COUNT, self._count)
+        self.fetch = ReadKind(FETCH, self._fetch)
+
+    def register(self) -> None:
+        """Answer other nodes' reads."""
+        self._serve(self.search)
+        self._serve(self.page)
+        self._serve(self.count)
+        self._serve(self.fetch)
+
+    def serves_all(self, shards: int) -> bool:
+        """Return whether every shard has a fresh replica on this node."""
+        replicas = self._routing.replicas
+        staleness_ms = self._routing.config.max_staleness_ms
+        return len(replicas) == shards and all(
+            [replica.fresh(staleness_ms) for replica in replicas.values()]
+        )
+
+    def has_fresh(self, shard: int) -> bool:
+        """Return whether this node has a fresh replica of a shard."""
+        replica = self._routing.replicas.get(shard)
+        return replica is not None and replica.fresh(self._routing.config.max_staleness_ms)
+
+    async def answer(
+        self,
+        kind: ReadKind[QueryType, FoundType],
+        read: ShardRead[QueryType],
+        deadline_s: float,
+    ) -> ShardAnswer[FoundType]:
+        """Return what is found in the shards that are admitted by the deadline."""
+        refused: dict[int, str] = {}
+        for shard in read.shards:
+            reason = await self._refusal(shard, read.required.get(shard, 0), deadline_s)
+            if reason is not None:
+                refused[shard] = reason
+        replicas = self._routing.replicas
+        machines = {shard: replicas[shard].machine for shard in read.shards if shard not in refused}
+        if not machines:
+            return ShardAnswer(refused)
+        return ShardAnswer(refused, await kind.perform(machines, read.query))
+
+    def _serve(self, kind: ReadKind[QueryType, FoundType]) -> None:
+        async def handler(read: ShardRead[QueryType]) -> ShardAnswer[FoundType]:
+            return await self.answer(kind, read, self._routing.deadline_after(read.timeout_ms))
+
+        self._routing.peers.serve(kind.method, handler)
+
+    async def _refusal(self, shard: int, required: int, deadline_s: float) -> str | None:
+        replica = self._routing.replicas.get(shard)
+        if replica is None:
+            return "no replica"
+        if not replica.fresh(self._routing.config.max_staleness_ms):
+            return "not in touch with its leader"
+        if replica.applied_index < required:
+            try:
+                await replica.wait_applied(required, deadline_s)
+            except Unavailable:
+                return f"has not reached index {required}"
+        return None
+
+    async def _nearest(self, machines: Machines, query: Nearest) -> list[FoundHit]:
+        index = self._indexes.get(query.collection)
+        if index is None:
+            # The rows may be here before this node has heard of their collection.
+            raise NotReady(f"{self._routing.me} has not opened this collection's index yet")
+        plain = query.filter is None and not query.exact
+        if plain and len(machines) == len(self._routing.replicas):
+            vector = np.frombuffer(query.vector, "<f4")
+            return await self._lanes.nearest(index, vector, query.limit, query.ef, found_hits)
+        return await self._routing.run(local_queries.nearest, machines, query, index)
+
+    async def _page(self, machines: Machines, query: Page) -> list[FoundId]:
+        return await self._routing.run(local_queries.page, machines, query)
+
+    async def _count(self, machines: Machines, query: Count) -> int:
+        return await self._routing.run(local_queries.count, machines, query)
+
+    async def _fetch(self, machines: Machines, query: Fetch) -> Fetched:
+        return await self._routing.run(local_queries.fetch, machines, query, self._limits)

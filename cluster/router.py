@@ -1,0 +1,268 @@
+"""What the HTTP API calls: every request of a user, on any node, whoever holds the data.
+
+    request ── WritePath ── Leaders ── the leader of each shard, here or one forward away
+          ├─── ReadPath, SearchPath ── Scatter ── LocalReads, here or on the fewest other nodes
+          └─── Catalog ── the metadata group
+
+This is a facade: it puts the parts together and names the operations. The rules stand where they
+are kept: retries and forwarding in `leaders`, batches in `batch`, admission of stale replicas in
+`local_reads`, failover of reads in `scatter`.
+
+Every call ends by its deadline (`Options.deadline_s`, on `clock`) with an answer or an error of
+the tree in `cluster.errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from cluster.batch import Share, Splitting
+from cluster.catalog import Catalog
+from cluster.cluster_status import ClusterStatus
+from cluster.collection_status import CollectionInfo, CollectionStatus
+from cluster.config import Config
+from cluster.leaders import Leaders
+from cluster.local_reads import LocalReads
+from cluster.metadata import ClusterView, CreateCollection
+from cluster.model import (
+    Collection,
+    Distance,
+    Options,
+    Point,
+    Record,
+    SearchAnswer,
+    SearchRequest,
+    WriteAck,
+)
+from cluster.peer import PeerChannel, Peers
+from cluster.read_path import ReadPath
+from cluster.routing import GroupReplica, Routing, ShardReplica
+from cluster.scatter import Scatter
+from cluster.search_lanes import SearchLanes
+from cluster.search_path import SearchPath
+from cluster.write_commands import (
+    PayloadChange,
+    PayloadMode,
+    canonical_ids,
+    delete_shares,
+    payload_shares,
+    upsert_shares,
+)
+from cluster.write_path import WritePath
+from storage.filters import Filter
+from storage.ids import PointId
+from storage.index_set import IndexSet
+
+Selector = Sequence[PointId] | Filter
+
+
+@dataclass(kw_only=True)
+class Router:
+    """See the module.
+
+    `replicas` are this node's, by shard, and may grow; `metadata` is its replica of the metadata
+    group, if it has one; `view` what that replica has applied. `metadata_members` are the nodes
+    of that group; by default the first of `cluster_nodes`. `view_learned` is told of views that
+    a node outside the group fetched. `search_lanes`: index searches under way at a time.
+    """
+
+    config: Config
+    node: str
+    metadata: GroupReplica | None
+    view: Callable[[], ClusterView | None]
+    replicas: Mapping[int, ShardReplica]
+    channel: PeerChannel
+    indexes: IndexSet
+    executor: ThreadPoolExecutor
+    clock: Callable[[], float]
+    wall_ms: Callable[[], int]
+    request_ids: Callable[[], str]
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    metadata_members: Sequence[str] = ()
+    view_learned: Callable[[ClusterView], None] = lambda view: None
+    search_lanes: int = 2
+
+    def __post_init__(self) -> None:
+        self._routing = self._new_routing()
+        lanes = SearchLanes(self.executor, self.search_lanes)
+        self._leaders = Leaders(self._routing)
+        self._writes = WritePath(self._routing, self._leaders, self.request_ids)
+        self._local = LocalReads(self._routing, self.indexes, lanes)
+        scatter = Scatter(self._routing, self._local)
+        self._reads = ReadPath(self._routing, self._leaders, self._local, scatter)
+        self._searches = SearchPath(
+            self._routing, self.indexes, lanes, self._local, scatter, self._reads
+        )
+        self._catalog = Catalog(self._routing, self._leaders, self.request_ids)
+        self._collection_status = CollectionStatus(self._routing, self.indexes, self._reads)
+        self._cluster_status = ClusterStatus(self._routing)
+
+    def _new_routing(self) -> Routing:
+        members = tuple(self.config.peers())[: self.config.metadata_members_max]
+        return Routing(
+            config=self.config,
+            me=self.node,
+            metadata=self.metadata,
+            local_view=self.view,
+            replicas=self.replicas,
+            peers=Peers(self.channel),
+            executor=self.executor,
+            clock=self.clock,
+            wall_ms=self.wall_ms,
+            sleep=self.sleep,
+            metadata_members=self.metadata_members or members,
+            view_learned=self.view_learned,
+        )
+
+    def register_handlers(self) -> None:
+        """Answer other nodes' calls. None of them is ever forwarded."""
+        self._leaders.register()
+        self._local.register()
+        self._catalog.register()
+        self._collection_status.register()
+        self._cluster_status.register()
+
+    def collections(self) -> list[Collection]:
+        """Return the collections that this node knows, in the order of their creation."""
+        return self._catalog.collections()
+
+    async def collection(self, name: str, options: Options) -> Collection:
+        """Return a collection. Raises CollectionNotFound, or Unavailable when nobody can tell."""
+        return await self._catalog.collection(name, options)
+
+    async def create_collection(  # noqa: PLR0913 - all that a collection is
+        self,
+        name: str,
+        *,
+        dimension: int,
+        distance: Distance,
+        hnsw_m: int,
+        hnsw_ef_construct: int,
+        embedding_space: str | None,
+        options: Options,
+    ) -> Collection:
+        """Create a collection, or find the equal one. Raises CollectionExists for a different."""
+        wanted = CreateCollection(
+            name, dimension, distance, hnsw_m, hnsw_ef_construct, embedding_space
+        )
+        return await self._catalog.create(wanted, options)
+
+    async def drop_collection(self, name: str, options: Options) -> bool:
+        """Drop a collection; False when there was none. Its rows go later, see `purge_dropped`."""
+        return await self._catalog.drop(name, options)
+
+    async def collection_info(self, name: str, options: Options) -> CollectionInfo:
+        """Return counts and index status over all replicas. Raises CollectionNotFound."""
+        collection = await self._catalog.collection(name, options)
+        return await self._collection_status.describe(collection, options)
+
+    async def refresh_view(self, deadline_s: float) -> None:
+        """Make this node's view as new as the metadata group's; nodes outside it poll this."""
+        await self._catalog.catch_up(deadline_s)
+
+    async def purge_dropped(self) -> int:
+        """Do the janitor's round; return how many collections are gone. Cheap when idle."""
+        return await self._catalog.purge_dropped()
+
+    async def upsert(
+        self, collection: Collection, points: Sequence[Point], options: Options
+    ) -> WriteAck:
+        """Write points, all or nothing per shard.
+
+        Raises BadRequest or PayloadTooLarge naming the point, with nothing written;
+        ShardsUnavailable or StorageFull, listing what became of each shard.
+        """
+        prepare = partial(upsert_shares, collection, points)
+        return await self._writes.commit(collection, prepare, options)
+
+    async def delete(
+        self, collection: Collection, selector: Selector, options: Options
+    ) -> WriteAck:
+        """Delete points by id, or those that pass a filter as of a strong read."""
+        prepare = partial(delete_shares, collection.uid)
+        return await self._write_selected(collection, selector, prepare, options)
+
+    async def set_payload(
+        self,
+        collection: Collection,
+        selector: Selector,
+        mode: PayloadMode,
+        payload: Mapping[str, Any],
+        keys: Sequence[str],
+        options: Options,
+    ) -> WriteAck:
+        """Change payloads of points by id, or of those that pass a filter as of a strong read."""
+        change = PayloadChange(mode, payload, keys)
+
+        def prepare(ids: Sequence[bytes], splitting: Splitting) -> list[Share]:
+            return payload_shares(collection.uid, ids, change, splitting)
+
+        return await self._write_selected(collection, selector, prepare, options)
+
+    async def retrieve(
+        self,
+        collection: Collection,
+        ids: Sequence[PointId],
+        *,
+        with_payload: bool,
+        with_vector: bool,
+        options: Options,
+    ) -> list[Record]:
+        """Return the points that exist, in the order asked. Raises ShardsUnavailable."""
+        return await self._reads.retrieve(
+            collection, ids, with_payload=with_payload, with_vector=with_vector, options=options
+        )
+
+    async def search(
+        self, collection: Collection, request: SearchRequest, options: Options
+    ) -> SearchAnswer:
+        """Return the nearest points. Raises ShardsUnavailable unless partial answers are allowed."""
+        return await self._searches.search(collection, request, options)
+
+    async def scroll(  # noqa: PLR0913 - all that a page is
+        self,
+        collection: Collection,
+        where: Filter | None,
+        limit: int,
+        offset: PointId | None,
+        *,
+        with_payload: bool,
+        with_vector: bool,
+        options: Options,
+    ) -> tuple[list[Record], PointId | None]:
+        """Return points in id order from `offset` on, and the id that follows them, if any."""
+        return await self._reads.scroll(
+            collection,
+            where,
+            limit,
+            offset,
+            with_payload=with_payload,
+            with_vector=with_vector,
+            options=options,
+        )
+
+    async def count(self, collection: Collection, where: Filter | None, options: Options) -> int:
+        """Return how many points there are, or pass a filter. Raises ShardsUnavailable."""
+        return await self._reads.count(collection, where, options)
+
+    async def cluster_status(self) -> dict[str, Any]:
+        """Return nodes, leaders and replicas, missing ones named; never waits long."""
+        return await self._cluster_status.describe()
+
+    async def _write_selected(
+        self,
+        collection: Collection,
+        selector: Selector,
+        prepare: Callable[[Sequence[bytes], Splitting], list[Share]],
+        options: Options,
+    ) -> WriteAck:
+        if isinstance(selector, Sequence):
+            ids = canonical_ids(selector, "points")
+            return await self._writes.commit(collection, partial(prepare, ids), options)
+        pages = self._reads.pages_of_ids(collection, selector, options)
+        return await self._writes.commit_pages(collection, pages, prepare, options)

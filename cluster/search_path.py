@@ -1,0 +1,204 @@
+"""The way of a search: the fewest nodes that cover all shards, one search on each, the best k.
+
+Usually this node covers everything. Then nothing is scattered: if every replica here is fresh
+and the search has no filter, it goes straight to the lanes, which answer it in one hop to a
+thread, payloads included. Everything else takes the general way: find hits on each node, merge,
+fetch the rows of the winners from the nodes that found them.
+
+A hit whose row is gone by the time it is fetched was deleted meanwhile, and is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol, TypeVar
+
+import numpy as np
+import orjson
+
+from cluster.errors import BadRequest
+from cluster.local_queries import fetch_rows
+from cluster.local_reads import LocalReads
+from cluster.merge import best_of, more_is_better, passes
+from cluster.model import Collection, Hit, Options, SearchAnswer, SearchRequest, Session, Vector
+from cluster.peer_methods import Fetch, FoundId, Nearest
+from cluster.read_path import ReadPath, Rows, ids_by_shard
+from cluster.routing import Routing
+from cluster.scatter import Scatter
+from cluster.search_lanes import SearchLanes
+from storage.ids import decode_id
+from storage.index_set import IndexSet
+from storage.vector_index import VectorIndex
+
+
+FoundType = TypeVar("FoundType", bound="Found")
+
+
+class Found(Protocol):
+    """A hit as the index or another node gives it."""
+
+    @property
+    def id(self) -> bytes:
+        """Canonical bytes of the id."""
+        ...
+
+    @property
+    def shard(self) -> int:
+        """The shard that it is in."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """The shard index of the entry that wrote it."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """Similarity or distance."""
+        ...
+
+
+@dataclass(frozen=True)
+class SearchPath:
+    """Finds the points nearest to a vector."""
+
+    routing: Routing
+    indexes: IndexSet
+    lanes: SearchLanes
+    local: LocalReads
+    scatter: Scatter
+    reads: ReadPath
+
+    async def search(
+        self, collection: Collection, request: SearchRequest, options: Options
+    ) -> SearchAnswer:
+        """Return the best hits.
+
+        Raises BadRequest for a vector that does not fit the collection, ShardsUnavailable when a
+        shard is missing and partial answers are not allowed.
+        """
+        vector = searchable(collection, request.vector)
+        shards = self.routing.view().shards
+        index = self._index_for_all(collection, request, options, shards)
+        if index is None:
+            return await self._scattered(collection, replace(request, vector=vector), options)
+        finish = partial(self._finish, collection, request)
+        limit = request.limit + request.offset
+        hits = await self.lanes.nearest(index, vector, limit, request.ef, finish)
+        return SearchAnswer(hits, tuple(range(shards)))
+
+    def _index_for_all(
+        self, collection: Collection, request: SearchRequest, options: Options, shards: int
+    ) -> VectorIndex | None:
+        """Return this node's index if it alone can answer at once; this is the hot path."""
+        if request.filter is not None or request.exact or options.strong:
+            return None
+        if not (self._has_seen(options.session) and self.local.serves_all(shards)):
+            return None
+        return self.indexes.get(collection.uid)
+
+    def _has_seen(self, session: Session) -> bool:
+        replicas = self.routing.replicas
+        return not session.indexes or all(
+            shard in replicas and replicas[shard].applied_index >= index
+            for shard, index in session.indexes.items()
+        )
+
+    def _finish(
+        self, collection: Collection, request: SearchRequest, found: Sequence[Found]
+    ) -> list[Hit]:
+        """Turn this node's hits into an answer; on a thread."""
+        chosen = cut(found, collection, request)
+        if not (request.with_payload or request.with_vector):
+            return [Hit(decode_id(hit.id), hit.version, hit.score) for hit in chosen]
+        query = _fetch_of(chosen, collection, request)
+        rows: Rows = {}
+        for shard, ids in query.ids.items():
+            machine = self.routing.replicas[shard].machine
+            rows.update((row.id, row) for row in fetch_rows(machine, query, ids))
+        return hits_of(chosen, rows)
+
+    async def _scattered(
+        self, collection: Collection, request: SearchRequest, options: Options
+    ) -> SearchAnswer:
+        shards = range(self.routing.view().shards)
+        terms = replace(
+            await self.reads.terms(options, shards), allow_partial=options.allow_partial
+        )
+        query = _nearest_of(collection, request)
+        gathered = await self.scatter.gather(self.local.search, lambda _: query, shards, terms)
+        descending = more_is_better(collection.distance)
+        best = best_of(gathered.found, query.limit, descending=descending)
+        chosen = cut(best, collection, request)
+        failed = set(gathered.missing)
+        if request.with_payload or request.with_vector:
+            fetch = _fetch_of(chosen, collection, request)
+            rows, missing = await self.reads.rows(fetch, terms, gathered.answered_by)
+            failed |= missing
+            hits = hits_of(chosen, rows)
+        else:
+            hits = [Hit(decode_id(hit.id), hit.version, hit.score) for hit in chosen]
+        answered = tuple(shard for shard in shards if shard not in failed)
+        return SearchAnswer(hits, answered, tuple(sorted(failed)))
+
+
+def searchable(collection: Collection, vector: Vector) -> Vector:
+    """Return the vector as the index wants it, of length 1 under Cosine.
+
+    Raises BadRequest when it does not fit the collection.
+    """
+    if vector.shape != (collection.dimension,):
+        text = f"the vector has {vector.size} elements, not {collection.dimension}"
+        raise BadRequest(text, field="vector")
+    wide = vector.astype(np.float64)
+    square = float(np.dot(wide, wide))
+    if not np.isfinite(square):
+        raise BadRequest("the vector is not finite", field="vector")
+    if collection.distance != "Cosine":
+        return vector.astype("<f4", copy=False)
+    if square == 0:
+        raise BadRequest("the vector has length 0, which has no direction", field="vector")
+    return (wide / np.sqrt(square)).astype("<f4")
+
+
+def cut(
+    found: Sequence[FoundType], collection: Collection, request: SearchRequest
+) -> Sequence[FoundType]:
+    """Return the hits that are good enough, from the offset on, at most `limit`."""
+    chosen = found[request.offset : request.offset + request.limit]
+    if request.score_threshold is None:
+        return chosen
+    descending = more_is_better(collection.distance)
+    return [
+        hit for hit in chosen if passes(hit.score, request.score_threshold, descending=descending)
+    ]
+
+
+def hits_of(found: Sequence[Found], rows: Rows) -> list[Hit]:
+    """Return hits with what their rows hold; a hit without a row was deleted meanwhile."""
+    hits = []
+    for hit in found:
+        row = rows.get(hit.id)
+        if row is not None:
+            vector = None if row.vector is None else np.frombuffer(row.vector, "<f4")
+            payload = None if row.payload is None else orjson.loads(row.payload)
+            hits.append(Hit(decode_id(hit.id), hit.version, hit.score, vector, payload))
+    return hits
+
+
+def _nearest_of(collection: Collection, request: SearchRequest) -> Nearest:
+    return Nearest(
+        collection.uid,
+        request.vector.tobytes(),
+        request.limit + request.offset,
+        request.ef,
+        request.exact,
+        request.filter,
+    )
+
+
+def _fetch_of(chosen: Sequence[Found], collection: Collection, request: SearchRequest) -> Fetch:
+    found = (FoundId(hit.id, hit.shard) for hit in chosen)
+    return Fetch(collection.uid, ids_by_shard(found), request.with_vector, request.with_payload)

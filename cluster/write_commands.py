@@ -1,0 +1,139 @@
+"""From what a user wants written to log commands, checked before anything is proposed. Pure.
+
+Vectors under Cosine are scaled to length 1 here, once, so that a score is a dot product and every
+replica stores the same bytes. Of an id that comes twice in a batch the last one counts, as if
+they were written one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+import orjson
+
+from cluster.batch import FRAMING_BYTES, Share, Splitting, split
+from cluster.command import Delete, PointWrite, SetPayload, Upsert
+from cluster.errors import BadRequest, PayloadTooLarge
+from cluster.model import Collection, Point
+from storage.ids import ID_BYTES_MAX, PointId, encode_id
+
+PayloadMode = Literal["merge", "replace", "remove", "clear"]
+Matrix = np.ndarray[Any, np.dtype[np.float32]]
+
+_ID_BYTES: Final = ID_BYTES_MAX + FRAMING_BYTES
+
+
+class PayloadChange(NamedTuple):
+    """What to do to payloads; see `cluster.command.SetPayload`."""
+
+    mode: PayloadMode
+    payload: Mapping[str, Any]
+    keys: Sequence[str]
+
+
+def upsert_shares(
+    collection: Collection, points: Sequence[Point], splitting: Splitting
+) -> list[Share]:
+    """Return the commands that write `points`.
+
+    Raises BadRequest or PayloadTooLarge, naming the first bad point.
+    """
+    vectors = _vectors(collection, points)
+    budget = splitting.budget()
+    writes: dict[bytes, PointWrite] = {}
+    for at, (point, vector) in enumerate(zip(points, vectors, strict=True)):
+        canonical = _canonical(point.id, f"points[{at}].id")
+        write = PointWrite(canonical, vector, _dumped(point.payload, f"points[{at}].payload"))
+        if _point_bytes(write) > budget:
+            raise PayloadTooLarge("the point exceeds a log command", field=f"points[{at}]")
+        writes[canonical] = write
+    items = list(writes.values())
+
+    def body(chunk: list[PointWrite]) -> Upsert:
+        return Upsert(collection.uid, collection.dimension, chunk)
+
+    return split(items, list(writes), [_point_bytes(each) for each in items], body, splitting)
+
+
+def delete_shares(uid: int, ids: Sequence[bytes], splitting: Splitting) -> list[Share]:
+    """Return the commands that delete the points of canonical `ids`."""
+    distinct = list(dict.fromkeys(ids))
+    sizes = [_ID_BYTES] * len(distinct)
+    return split(distinct, distinct, sizes, lambda chunk: Delete(uid, chunk), splitting)
+
+
+def payload_shares(
+    uid: int, ids: Sequence[bytes], change: PayloadChange, splitting: Splitting
+) -> list[Share]:
+    """Return the commands that change the payloads of the points of canonical `ids`.
+
+    Raises BadRequest or PayloadTooLarge for a payload that cannot travel.
+    """
+    distinct = list(dict.fromkeys(ids))
+    sizes = [_ID_BYTES] * len(distinct)
+    payload = _dumped(change.payload, "payload")
+    keys = list(change.keys)
+    fixed_bytes = len(payload) + sum(len(key.encode()) + FRAMING_BYTES for key in keys)
+    if splitting.budget(fixed_bytes) < _ID_BYTES:
+        raise PayloadTooLarge("the payload exceeds a log command", field="payload")
+
+    def body(chunk: list[bytes]) -> SetPayload:
+        return SetPayload(uid, chunk, change.mode, payload, keys)
+
+    return split(distinct, distinct, sizes, body, splitting, fixed_bytes=fixed_bytes)
+
+
+def canonical_ids(ids: Sequence[PointId], name: str) -> list[bytes]:
+    """Return the canonical bytes of users' ids; raises BadRequest naming the first bad one."""
+    return [_canonical(each, f"{name}[{at}]") for at, each in enumerate(ids)]
+
+
+def unit_vectors(vectors: Matrix) -> Matrix:
+    """Return float32 rows scaled to length 1; a row of zeros becomes NaN.
+
+    The norm is taken in float64, where squares of float32 neither overflow nor vanish.
+    """
+    wide = vectors.astype(np.float64)
+    norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scaled: Matrix = (wide / norms[:, None]).astype("<f4")
+    return scaled
+
+
+def _vectors(collection: Collection, points: Sequence[Point]) -> list[bytes]:
+    for at, point in enumerate(points):
+        if point.vector.shape != (collection.dimension,):
+            raise BadRequest(
+                f"the vector has {point.vector.size} elements, not {collection.dimension}",
+                field=f"points[{at}].vector",
+            )
+    if not points:
+        return []
+    matrix: Matrix = np.stack([point.vector for point in points]).astype("<f4", copy=False)
+    if collection.distance == "Cosine":
+        matrix = unit_vectors(matrix)
+    finite = np.isfinite(matrix).all(axis=1)
+    if not finite.all():
+        field = f"points[{int(np.argmin(finite))}].vector"
+        raise BadRequest("the vector is not finite, or has no direction", field=field)
+    return [row.tobytes() for row in matrix]
+
+
+def _dumped(payload: Mapping[str, Any], field: str) -> bytes:
+    try:
+        return orjson.dumps(dict(payload))
+    except (TypeError, ValueError) as error:
+        raise BadRequest(f"the payload is not plain JSON: {error}", field=field) from None
+
+
+def _canonical(point_id: PointId, field: str) -> bytes:
+    try:
+        return encode_id(point_id)
+    except ValueError as error:
+        raise BadRequest(str(error), field=field) from None
+
+
+def _point_bytes(write: PointWrite) -> int:
+    return len(write.id) + len(write.vector) + len(write.payload) + FRAMING_BYTES

@@ -1,0 +1,112 @@
+"""The state of one vector index, and the rules for touching it.
+
+Rows enter at the end of the fresh tail and are moved, in slot order, into the graph: slots below
+`built` were offered to the graph (those dead by then were left out), slots from `built` on are the
+tail's rows, one for one. A distance without a graph keeps everything in the tail.
+
+Locks, always taken in this order:
+- `building` (one thread): building, rebuilding and saving, one at a time;
+- `lock`: readers search the graph, the writer adds to it or replaces it. `built` and the tail's
+  front move under the writer, so that a reader's graph and tail fit together without gap;
+- `mutex`: table, tail and counters; held for microseconds. What a search finds in the graph is
+  judged under it at one instant, together with the tail of that instant.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+
+from storage.fresh_tail import FreshTail
+from storage.hnsw import Hnsw
+from storage.metric import Metric
+from storage.rwlock import ReadWriteLock
+from storage.seq_slots import Numbers
+from storage.slots import Flags, Records, SlotTable
+
+
+class Shape(NamedTuple):
+    """What an index is made for; equal shapes can share files."""
+
+    dimension: int
+    distance: str
+    m: int
+    ef_construct: int
+    seed: int
+
+
+class Image(NamedTuple):
+    """The part of an index that is worth saving: its graph, and records and liveness by slot."""
+
+    graph: Hnsw
+    records: Records
+    alive: Flags
+
+
+class IndexState:
+    """Graph, tail, table and counters. Its methods say which lock the caller holds."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.metric = Metric(shape.distance, shape.dimension)
+        self.building = threading.Lock()
+        self.lock = ReadWriteLock()
+        self.mutex = threading.Lock()
+        self.graph = self.new_graph()
+        self.table = SlotTable()
+        self.tail = FreshTail(shape.dimension)
+        self.built = 0
+        self.graph_dead = 0
+        """Rows of the graph that are dead: they cost beam width until a rebuild."""
+        self.unreached = 0
+        """Rows that the graph was last seen not to reach; a guess that only costs time."""
+        self.changes = 0
+        """Rows that entered or left since the last save."""
+
+    def new_graph(self) -> Hnsw | None:
+        """Return an empty graph, or None for a distance that has none."""
+        if self.metric.space is None:
+            return None
+        shape = self.shape
+        return Hnsw(self.metric, m=shape.m, ef_construct=shape.ef_construct, seed=shape.seed)
+
+    @property
+    def graph_count(self) -> int:
+        """Rows in the graph, dead ones included."""
+        return self.graph.count if self.graph is not None else 0
+
+    def bury(self, died: Numbers) -> None:
+        """Account for slots that the table let die. Needs the mutex."""
+        self.graph_dead += int(np.count_nonzero(died < self.built))
+        self.changes += len(died)
+
+    def advance(self, count: int) -> None:
+        """Let go of the tail's first rows: the graph has them now. Needs the writer's lock."""
+        with self.mutex:
+            self.tail.drop(count)
+            self.built += count
+
+    def adopt(self, image: Image) -> None:
+        """Fill this empty index from a saved image; a failure leaves it empty.
+
+        Raises:
+            ValueError: the image's table contradicts itself.
+        """
+        with self.building, self.mutex:
+            assert not self.table.used, "only an empty index adopts an image"
+            table = SlotTable()
+            table.adopt(image.records, image.alive)
+            self.graph, self.table, self.built = image.graph, table, table.used
+            self.graph_dead = image.graph.count - table.live
+
+    def validate(self) -> None:
+        """Assert the invariants of this module; slow, for tests that stand still."""
+        self.table.validate()
+        assert self.table.used == self.built + len(self.tail), "tail rows follow the built ones"
+        in_graph = np.count_nonzero(self.table.alive[: self.built])
+        assert self.graph_count == in_graph + self.graph_dead, "the graph holds the living"
+        if self.graph is not None and self.graph.count:
+            living = np.flatnonzero(self.table.alive[: self.built])
+            assert np.isin(living, self.graph.slots()).all(), "each living row is in the graph"

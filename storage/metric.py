@@ -1,0 +1,148 @@
+"""The four distances as one quantity to minimise, and vectors made safe to compare.
+
+Inside the index a row has a *key*, a float32 that is smaller the closer the row is: minus the dot
+product, the squared Euclidean or the Manhattan distance. Keys become scores, in the collection's
+own sense, only when hits leave.
+
+Three rules keep keys finite and precise, so that no NaN ever reaches a graph or a sort:
+- rows and queries are finite float32 of the right length, else ValueError;
+- a norm above `NORM_MAX` is scaled down to it: |q||v| <= NORM_MAX^2 bounds every partial sum of a
+  dot product (Cauchy-Schwarz), and (|q|+|v|)^2 that of a squared distance, below float32's 3.4e38;
+- a query is normalised under Cosine, and under Dot multiplied by the power of two (exact) that
+  brings its norm to [0.5, 1), because hnswlib computes 1 - q.v, which loses digits unless q.v is
+  about 1. The score is multiplied back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Matrix = npt.NDArray[np.float32]
+"""float32[n, dimension], C-contiguous."""
+Keys = npt.NDArray[np.float32]
+Distance = Literal["Cosine", "Euclid", "Dot", "Manhattan"]
+Space = Literal["ip", "l2"]
+
+NORM_MAX: Final = 9.0e18
+_SQUARE_MAX: Final = NORM_MAX**2
+_UNIT_TOLERANCE: Final = 1e-5
+_SPACES: Final[dict[str, Space | None]] = {
+    "Cosine": "ip",
+    "Dot": "ip",
+    "Euclid": "l2",
+    "Manhattan": None,
+}
+
+
+class Query(NamedTuple):
+    """A prepared query vector, and the factor that its scores are multiplied with."""
+
+    vector: Keys
+    scale: float
+
+
+class Metric:
+    """One of the four distances, for vectors of one dimension."""
+
+    def __init__(self, distance: str, dimension: int) -> None:
+        if distance not in _SPACES:
+            raise ValueError(f"unknown distance '{distance}'")
+        if dimension < 1:
+            raise ValueError("a dimension is at least 1")
+        self.distance = distance
+        self.dimension = dimension
+        self.space: Final = _SPACES[distance]
+        """hnswlib's space, or None when it has none and every search is exact."""
+
+    def rows(self, vectors: Sequence[bytes]) -> Matrix:
+        """Return little-endian float32 vectors as a matrix that is safe to index.
+
+        Raises:
+            ValueError: a wrong length or a non-finite element, naming the row.
+        """
+        width = 4 * self.dimension
+        for position, raw in enumerate(vectors):
+            if len(raw) != width:
+                raise ValueError(f"row {position}: {len(raw)} bytes, not {width}")
+        matrix = np.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(vectors), self.dimension)
+        return self._bounded(matrix)
+
+    def query(self, vector: npt.ArrayLike) -> Query:
+        """Validate and prepare a query vector of shape (dimension,).
+
+        Raises:
+            ValueError: a wrong shape, a non-finite element, or under Cosine a zero norm.
+        """
+        prepared = _as_float32(vector)
+        if prepared.shape != (self.dimension,):
+            raise ValueError(f"a vector of shape {prepared.shape}, not ({self.dimension},)")
+        square = float(prepared.dot(prepared))
+        if not square < _SQUARE_MAX:
+            prepared = self._bounded(prepared.reshape(1, -1))[0]
+            square = float(prepared.dot(prepared))
+        if self.distance == "Cosine":
+            return Query(_normalised(prepared, square), 1.0)
+        if self.distance == "Dot" and square > 0.0:
+            _, exponent = math.frexp(math.sqrt(square))
+            return Query(np.ldexp(prepared, -exponent), math.ldexp(1.0, exponent))
+        return Query(prepared, 1.0)
+
+    def keys(self, rows: Matrix, query: Keys, out: Keys) -> None:
+        """Write the key of each of rows[n, dimension] to out[n]."""
+        if self.space == "ip":
+            np.dot(rows, query, out=out)
+            np.negative(out, out=out)
+            return
+        difference = np.subtract(rows, query)
+        if self.space == "l2":
+            np.einsum("ij,ij->i", difference, difference, out=out)
+            return
+        np.abs(difference, out=difference)
+        difference.sum(axis=1, out=out)
+
+    def graph_keys(self, distances: Keys) -> Keys:
+        """Return the keys of hnswlib's distances: 1 - q.v in its ip space, |q-v|^2 in l2."""
+        return distances - np.float32(1.0) if self.space == "ip" else distances
+
+    def scores(self, keys: list[float], scale: float) -> list[float]:
+        """Return scores in the collection's sense for keys of a query of that scale."""
+        if self.space == "ip":
+            return [(0.0 - key) * scale for key in keys]
+        if self.space == "l2":
+            return [math.sqrt(key) for key in keys]
+        return keys
+
+    def _bounded(self, matrix: Matrix) -> Matrix:
+        squares = np.einsum("ij,ij->i", matrix, matrix)
+        suspects = np.flatnonzero(~(squares < _SQUARE_MAX))
+        if not len(suspects):
+            return matrix
+        matrix = matrix.copy()
+        for row in suspects.tolist():
+            wide = matrix[row].astype(np.float64)
+            norm = float(np.linalg.norm(wide))
+            if not math.isfinite(norm):
+                raise ValueError(f"row {row}: a vector's elements are finite numbers")
+            matrix[row] = wide * (NORM_MAX * 0.999 / norm)
+        return matrix
+
+
+def _as_float32(vector: npt.ArrayLike) -> Keys:
+    if isinstance(vector, np.ndarray) and vector.dtype == np.float32:
+        return np.ascontiguousarray(vector)
+    with np.errstate(over="ignore"):  # an overflow becomes an infinity, which is refused by name
+        return np.ascontiguousarray(vector, dtype=np.float32)
+
+
+def _normalised(vector: Keys, square: float) -> Keys:
+    if abs(square - 1.0) < _UNIT_TOLERANCE:
+        return vector
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    if norm == 0.0:
+        raise ValueError("a vector of norm zero has no direction, which Cosine compares")
+    return np.asarray(vector.astype(np.float64) / norm, dtype=np.float32)

@@ -1,0 +1,240 @@
+"""The vector index of one collection on one node: every shard's rows in one graph, always current.
+
+A row is searchable when `upsert` returns; the graph is built behind it by `build`. The index is a
+cache of the store: it holds vectors and where they belong, never payloads, and may be thrown away
+and filled again at any time. All methods are safe to call from any thread; `upsert`, `remove` and
+`drop_shard` of one shard come from one thread at a time, in the order of the shard's log.
+
+The parts: `metric` compares, `hnsw` is the graph, `fresh_tail` holds what is not in it yet, `slots`
+says which row a slot is and whether it lives, `index_search` searches, `index_builder` builds, and
+`index_state` holds them together with the locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+from storage.index_builder import Builder, Clock, needs_rebuild
+from storage.index_search import DEFAULT_EF, Ask, search, search_many
+from storage.index_state import Image, IndexState, Shape
+from storage.metric import Keys, Matrix
+from storage.selection import Selection
+from storage.seq_slots import Numbers
+from storage.slots import IndexHit, make_batch
+
+__all__ = ["DEFAULT_EF", "IndexHit", "IndexStats", "Row", "VectorIndex"]
+
+Row = tuple[int, int, bytes, bytes]
+"""(seq, version, canonical id, little-endian float32 vector)"""
+
+
+class IndexStats(NamedTuple):
+    """Counts of rows, for metrics and the collection's status."""
+
+    live: int
+    tail: int
+    graph: int
+    graph_dead: int
+    slots: int
+
+
+class VectorIndex:
+    """Nearest neighbours by shard, with filters that never come up short."""
+
+    def __init__(  # noqa: PLR0913 - all by name, most with defaults
+        self,
+        *,
+        dimension: int,
+        distance: str,
+        m: int = 16,
+        ef_construct: int = 200,
+        seed: int = 42,
+        clock: Clock | None = None,
+        build_threads: int = 1,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        """Make an empty index.
+
+        `clock` (seconds) sizes the builder's holds; without it the same calls give the same graph.
+        `on_change` is called after a change that may give the builder work.
+
+        Raises:
+            ValueError: an unknown distance, or a parameter out of range.
+        """
+        self._state = IndexState(Shape(dimension, distance, m, ef_construct, seed))
+        self._builder = Builder(self._state, clock=clock, threads=build_threads)
+        self._on_change = on_change
+
+    @property
+    def shape(self) -> Shape:
+        """What the index was made for."""
+        return self._state.shape
+
+    def upsert(self, shard: int, rows: Sequence[Row]) -> None:
+        """Add or replace rows of a shard; one that is not newer than what is there is passed over.
+
+        Raises:
+            ValueError: a vector of wrong length or with a non-finite element, or a bad id or
+                sequence number; nothing is applied.
+        """
+        if not rows:
+            return
+        batch, positions = make_batch(shard, rows)
+        matrix = self._state.metric.rows([rows[position][3] for position in positions.tolist()])
+        state = self._state
+        with state.mutex:
+            newer = state.table.newer(batch)
+            if not newer.any():
+                return
+            if not newer.all():
+                batch, matrix = batch.where(newer), matrix[newer]
+            state.bury(state.table.append(batch))
+            state.tail.append(matrix)
+            state.changes += len(matrix)
+        self._changed()
+
+    def remove(self, shard: int, seqs: Sequence[int] | Numbers) -> None:
+        """Remove rows; absent ones are passed over."""
+        distinct = np.unique(np.asarray(seqs, dtype=np.int64))
+        with self._state.mutex:
+            self._state.bury(self._state.table.remove(shard, distinct))
+        self._changed()
+
+    def drop_shard(self, shard: int) -> None:
+        """Remove all rows of a shard."""
+        with self._state.mutex:
+            self._state.bury(self._state.table.drop_shard(shard))
+        self._changed()
+
+    def search(
+        self,
+        vector: Keys,
+        limit: int,
+        *,
+        shards: Collection[int] | None = None,
+        allowed: Mapping[int, Numbers] | None = None,
+        ef: int | None = None,
+        exact: bool = False,
+    ) -> list[IndexHit]:
+        """Return the `limit` nearest rows to vector float32[dimension], best first.
+
+        `shards` restricts to some shards, `allowed` to rows by shard and sequence number: the
+        result has min(limit, rows admitted) hits. `ef` is the graph's beam width, DEFAULT_EF or
+        twice the limit when None; `exact` compares every row.
+
+        Raises:
+            ValueError: a wrong dimension, a non-finite element, under Cosine a zero norm, or a
+                limit or ef below 1.
+        """
+        _check(limit, ef)
+        query = self._state.metric.query(vector)
+        whole = shards is None and allowed is None
+        selection = None if whole else Selection(shards, allowed)
+        return search(self._state, query, Ask(limit, selection, ef, exact))
+
+    def search_many(
+        self, vectors: Matrix, limit: int, *, ef: int | None = None, exact: bool = False
+    ) -> list[list[IndexHit]]:
+        """Answer an unrestricted search for each of vectors[n, dimension]; raises as `search`."""
+        _check(limit, ef)
+        queries = [self._state.metric.query(vector) for vector in vectors]
+        ask = Ask(limit, None, ef, exact)
+        return search_many(self._state, queries, ask) if queries else []
+
+    def build(self, limit: int) -> int:
+        """Move up to `limit` rows from the tail into the graph, or continue a rebuild.
+
+        Returns how many rows were moved; 0: there is nothing to do.
+
+        Raises:
+            MemoryError: the graph could not grow; the rows stay searchable in the tail.
+        """
+        return self._builder.build(limit)
+
+    @property
+    def size(self) -> int:
+        """Live rows."""
+        return self._state.table.live
+
+    @property
+    def tail_size(self) -> int:
+        """Rows that wait for the graph; 0 for a distance that has none."""
+        return 0 if self._state.graph is None else len(self._state.tail)
+
+    @property
+    def garbage(self) -> float:
+        """Part of the graph's rows that are dead, 0..1."""
+        return self._state.graph_dead / max(1, self._state.graph_count)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `build` would do something."""
+        return self.tail_size > 0 or needs_rebuild(self._state) or self._builder.rebuilding
+
+    @property
+    def changes(self) -> int:
+        """Rows that entered or left since the index was made, loaded or last saved."""
+        return self._state.changes
+
+    def stats(self) -> IndexStats:
+        """Return counts that belong together."""
+        state = self._state
+        with state.mutex:
+            dead, used = state.graph_dead, state.table.used
+            return IndexStats(state.table.live, self.tail_size, state.graph_count, dead, used)
+
+    def keys(self, shard: int) -> tuple[Numbers, Numbers]:
+        """Return the sequence numbers and versions of a shard's live rows, in no special order."""
+        with self._state.mutex:
+            table = self._state.table
+            records = table.records[table.shard_slots(shard)]
+        return records["seq"].astype(np.int64), records["version"].astype(np.int64)
+
+    def shards(self) -> list[int]:
+        """Return the shards that have live rows, ascending."""
+        with self._state.mutex:
+            return sorted(self._state.table.shards)
+
+    @contextmanager
+    def frozen(self) -> Iterator[Image | None]:
+        """Hold the builder, and yield what there is to save; None: nothing.
+
+        Searches and writes go on. Leaving without an exception means that it was saved.
+        """
+        state = self._state
+        with state.building:
+            with state.mutex:
+                alive = state.table.alive[: state.built].copy()
+                records = state.table.records[: state.built]
+                saved = state.changes - len(state.tail)
+            graph = state.graph
+            yield Image(graph, records, alive) if graph is not None and graph.count else None
+            with state.mutex:
+                state.changes -= saved
+
+    def adopt(self, image: Image) -> None:
+        """Fill this empty index from what `frozen` once gave.
+
+        Raises:
+            ValueError: the image contradicts itself; the index stays empty.
+        """
+        self._state.adopt(image)
+
+    def validate(self) -> None:
+        """Assert the index's invariants; for tests that stand still."""
+        self._state.validate()
+
+    def _changed(self) -> None:
+        if self._on_change is not None:
+            self._on_change()
+
+
+def _check(limit: int, ef: int | None) -> None:
+    if limit < 1:
+        raise ValueError("limit is at least 1")
+    if ef is not None and ef < 1:
+        raise ValueError("ef is at least 1")

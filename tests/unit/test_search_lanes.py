@@ -1,0 +1,176 @@
+"""Micro-batching: searches that wait together are one call, and nothing waits for company."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from cluster.search_lanes import SEARCHES_PER_CALL_MAX, SearchLanes
+from storage.ids import encode_id
+from storage.vector_index import VectorIndex
+
+
+class Gated:
+    """A vector index whose calls wait until the gate is open, and are counted."""
+
+    def __init__(self) -> None:
+        self.index = VectorIndex(dimension=2, distance="Euclid")
+        rows = [(n, 1, encode_id(n), np.array([n, 0], "<f4").tobytes()) for n in range(50)]
+        self.index.upsert(0, rows)
+        self.gate = threading.Event()
+        self.calls: list[tuple[int, int, int | None]] = []
+        self.failure: Exception | None = None
+
+    def search_many(self, vectors, limit, *, ef=None):
+        self.calls.append((len(vectors), limit, ef))
+        assert self.gate.wait(10)
+        if self.failure is not None:
+            raise self.failure
+        return self.index.search_many(vectors, limit, ef=ef)
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+def near(x: float) -> np.ndarray:
+    return np.array([x, 0], np.float32)
+
+
+def ids(hits):
+    return [int.from_bytes(hit.id[1:], "big") for hit in hits]
+
+
+async def started(index: Gated, calls: int) -> None:
+    """Wait until so many calls are under way."""
+    async with asyncio.timeout(10):
+        while len(index.calls) < calls:
+            await asyncio.sleep(0)
+
+
+async def test_an_idle_lane_answers_at_once(executor):
+    """A single search is a call of its own."""
+    index = Gated()
+    index.gate.set()
+
+    assert await SearchLanes(executor, 1).nearest(index, near(7.1), 2, None, ids) == [7, 8]
+    assert index.calls == [(1, 2, None)]
+
+
+async def test_searches_that_wait_share_a_call(executor):
+    """What comes while the lane is busy goes together, and each gets its own answer."""
+    index, lanes = Gated(), SearchLanes(executor, 1)
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(lanes.nearest(index, near(0), 1, None, ids))
+        await started(index, 1)
+        others = [group.create_task(lanes.nearest(index, near(n), 1, None, ids)) for n in range(9)]
+        await asyncio.sleep(0)
+        index.gate.set()
+
+    assert index.calls == [(1, 1, None), (9, 1, None)]
+    assert first.result() == [0]
+    assert [task.result() for task in others] == [[n] for n in range(9)]
+
+
+async def test_only_like_searches_share_a_call(executor):
+    """Another limit or beam width would change what the others get."""
+    index, lanes = Gated(), SearchLanes(executor, 1)
+    asked = [(1, None), (2, None), (1, 99), (1, None), (2, None)]
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lanes.nearest(index, near(0), 5, None, ids))
+        await started(index, 1)
+        tasks = [group.create_task(lanes.nearest(index, near(3), k, ef, ids)) for k, ef in asked]
+        await asyncio.sleep(0)
+        index.gate.set()
+
+    assert index.calls[1:] == [(2, 1, None), (2, 2, None), (1, 1, 99)]
+    assert [len(task.result()) for task in tasks] == [1, 2, 1, 1, 2]
+
+
+async def test_two_lanes_search_at_the_same_time(executor):
+    """A second lane does not wait for the first."""
+    index, lanes = Gated(), SearchLanes(executor, 2)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(lanes.nearest(index, near(n), 1, None, ids)) for n in range(3)]
+        await started(index, 2)
+        waiting = len(index.calls)
+        index.gate.set()
+
+    assert waiting == 2
+    assert [task.result() for task in tasks] == [[0], [1], [2]]
+
+
+async def test_a_call_is_bounded(executor):
+    """A long queue is several calls, oldest first."""
+    index, lanes = Gated(), SearchLanes(executor, 1)
+    count = 2 * SEARCHES_PER_CALL_MAX + 3
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lanes.nearest(index, near(0), 1, None, ids))
+        await started(index, 1)
+        for n in range(count):
+            group.create_task(lanes.nearest(index, near(n % 50), 1, None, ids))
+        await asyncio.sleep(0)
+        index.gate.set()
+
+    sizes = [size for size, _, _ in index.calls]
+    assert sizes == [1, SEARCHES_PER_CALL_MAX, SEARCHES_PER_CALL_MAX, 3]
+
+
+async def test_a_failing_call_fails_its_searches_and_no_others(executor):
+    """After a failure the lane goes on with what waits."""
+    index, lanes = Gated(), SearchLanes(executor, 1)
+    index.failure = ValueError("broken")
+    index.gate.set()
+    with pytest.raises(ValueError, match="broken"):
+        await lanes.nearest(index, near(1), 1, None, ids)
+    index.failure = None
+
+    assert await lanes.nearest(index, near(1), 1, None, ids) == [1]
+
+
+async def test_a_failing_finish_fails_its_own_search(executor):
+    """The others of the same call get their answers."""
+    index, lanes = Gated(), SearchLanes(executor, 1)
+
+    def broken(hits):
+        raise ValueError("mine alone")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lanes.nearest(index, near(0), 1, None, ids))
+        await started(index, 1)
+        good = group.create_task(lanes.nearest(index, near(4), 1, None, ids))
+        bad = group.create_task(caught(lanes.nearest(index, near(5), 1, None, broken)))
+        await asyncio.sleep(0)
+        index.gate.set()
+
+    assert good.result() == [4]
+    assert str(bad.result()) == "mine alone"
+
+
+async def caught(search):
+    try:
+        return await search
+    except ValueError as error:
+        return error
+
+
+async def test_a_search_that_is_given_up_leaves_the_others_alone(executor):
+    """A client that went away does not disturb whom it waited with."""
+    index, lanes = Gated(), SearchLanes(executor, 1)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lanes.nearest(index, near(0), 1, None, ids))
+        await started(index, 1)
+        gone = group.create_task(lanes.nearest(index, near(1), 1, None, ids))
+        stays = group.create_task(lanes.nearest(index, near(2), 1, None, ids))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        index.gate.set()
+
+    assert gone.cancelled()
+    assert stays.result() == [2]
