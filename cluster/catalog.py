@@ -29,12 +29,11 @@ from cluster.errors import (
 from cluster.fan_out import fan_out
 from cluster.leaders import Leaders
 from cluster.metadata import (
+    ClusterView,
     CreateCollection,
     DropCollection,
     MetadataBody,
     PurgeCollection,
-    decode_view,
-    encode_view,
 )
 from cluster.model import Collection, Options
 from cluster.peer_methods import FETCH_VIEW, FetchView
@@ -140,14 +139,13 @@ class Catalog:
             await metadata.wait_applied(index, deadline_s)
 
     async def _fetch_view(self, deadline_s: float) -> None:
-        async def ask(node: str, until_s: float) -> bytes:
+        async def ask(node: str, until_s: float) -> ClusterView:
             request = FetchView(self.routing.left_ms(until_s))
             return await self.routing.peers.call(node, FETCH_VIEW, request, until_s)
 
-        raw = await self.leaders.at_leader(METADATA_GROUP, ask, deadline_s)
-        self.routing.learn_view(decode_view(raw))
+        self.routing.learn_view(await self.leaders.ask_leader(METADATA_GROUP, ask, deadline_s))
 
-    async def _serve_view(self, request: FetchView) -> bytes:
+    async def _serve_view(self, request: FetchView) -> ClusterView:
         """Answer with a view no older than the question; never by asking another node."""
         metadata = self.routing.metadata
         if metadata is None:
@@ -155,7 +153,7 @@ class Catalog:
         deadline_s = self.routing.deadline_after(request.timeout_ms)
         index = await metadata.read_index(deadline_s)
         await metadata.wait_applied(index, deadline_s)
-        return encode_view(self.routing.view())
+        return self.routing.view()
 
 
 def _raise_refusal(result: Result) -> None:

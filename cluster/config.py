@@ -28,14 +28,19 @@ class Config:
     cluster_nodes: str = _setting(
         "node1=127.0.0.1:6001", "name=host:port of every node's peer port; also CLUSTER_NODES"
     )
-    data_dir: Path = _setting(Path("recollect-data/node1"), "where this node keeps its files")
+    data_dir: Path = _setting(
+        Path("recollect-data/node1"),  # noqa: RUF009  # a path is immutable
+        "where this node keeps its files",
+    )
     http_host: str = _setting("127.0.0.1", "address the HTTP API listens on")
     http_port: int = _setting(5001, "port of the HTTP API")
     peer_host: str = _setting("127.0.0.1", "address the peer port listens on")
     http_nodes: str = _setting("", "name=host:port of every node's HTTP API, shown to clients")
     api_key: str = _setting("", "key that every route but /healthz asks for")
     peer_secret: str = _setting("", "secret shared by the nodes; keys the frames' MAC")
-    insecure: bool = _setting(False, "allow a non-loopback address without key and secret")
+    insecure: bool = _setting(
+        default=False, text="allow a non-loopback address without key and secret"
+    )
 
     shards: int = _setting(12, "number of shards; fixed when the cluster is formed")
     replication: int = _setting(3, "replicas of a shard, at most the number of nodes")

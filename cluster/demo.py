@@ -35,8 +35,12 @@ RECOVERED_S: Final = 30.0
 ACKS_BEFORE: Final = 50
 ACKS_AFTER: Final = 100
 TIMED_SEARCHES: Final = 200
+WRITERS: Final = 4
 EMBED_BATCH: Final = 1000
 POLL_S: Final = 0.1
+
+Answers = tuple[list[Found], list[Found]]
+"""What was found for a question without and with its filter."""
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -93,6 +97,7 @@ class Demo:
         self._names = supervisor.cluster.names
         self._vectors: list[Any] = []
         self._questions: list[list[float]] = []
+        self._answers: list[Answers] = []
         self._acknowledged: dict[int, Payload] = {}
         self.summary = Summary()
 
@@ -108,7 +113,7 @@ class Demo:
         self._embed(texts)
         self._await_ready()
         self._store(texts)
-        self._search(self._names)
+        self._search()
         self._time_searches()
         self._survive_a_kill()
         self._compare_replicas()
@@ -162,15 +167,22 @@ class Demo:
             "at least two nodes before it was acknowledged"
         )
 
-    def _search(self, nodes: Sequence[str]) -> None:
+    def _search(self) -> None:
+        """Show what is found for every question, with and without its filter."""
+        self._answers = self._ask_all(self._names)
+        for question, (every, narrowed) in zip(QUESTIONS, self._answers, strict=True):
+            self._voice.hits(question.text, every)
+            self._voice.hits(f"... where {question.key} is '{question.value}'", narrowed)
+
+    def _ask_all(self, nodes: Sequence[str]) -> list[Answers]:
         """Ask every question with and without its filter, each of another one of the nodes."""
-        for number, question in enumerate(QUESTIONS):
-            vector = self._questions[number]
+        answers = []
+        for number, (question, vector) in enumerate(zip(QUESTIONS, self._questions, strict=True)):
             with self._client(nodes[number % len(nodes)]) as client:
                 every = patiently(partial(ask, client, vector))
-                some = patiently(partial(ask, client, vector, question.filter))
-            self._voice.hits(question.text, every)
-            self._voice.hits(f"... where {question.key} is '{question.value}'", some)
+                narrowed = patiently(partial(ask, client, vector, question.filter))
+            answers.append((every, narrowed))
+        return answers
 
     def _time_searches(self) -> None:
         step = max(1, len(self._vectors) // TIMED_SEARCHES)
@@ -181,29 +193,53 @@ class Demo:
     def _survive_a_kill(self) -> None:
         victim = busiest_leader(self._cluster())
         others = [name for name in self._names if name != victim]
-        vectors = [vector.tolist() for vector in self._vectors[:TIMED_SEARCHES]]
-        writer = SteadyWriter(self._writer_client, NODES, vectors)
-        writer.start()
+        writers = [self._writer(number) for number in range(WRITERS)]
+
+        def have_gone_on(since_s: float, acks: int) -> bool:
+            return all(writer.acks_since(since_s) >= acks for writer in writers)
+
+        for writer in writers:
+            writer.start()
         try:
-            self._until(lambda: writer.acks_since(0) >= ACKS_BEFORE, RECOVERED_S, "steady writing")
+            self._until(lambda: have_gone_on(0, ACKS_BEFORE), RECOVERED_S, "steady writing")
             killed_s = time.monotonic()
             death = self._supervisor.kill(victim)
             self._voice.say(f"Killed the node that led the most shards: {death.describe()}")
             self._until(
-                lambda: writer.acks_since(killed_s) >= ACKS_AFTER, RECOVERED_S, "writing without it"
+                lambda: have_gone_on(killed_s, ACKS_AFTER), RECOVERED_S, "writing without it"
             )
-            self._voice.say("The two others go on; the same questions, asked of them:")
-            self._search(others)
+            self._search_again(others)
             self._supervisor.start(victim)
             self._until(lambda: not self._supervisor.unready(), READY_S, f"the return of {victim}")
         finally:
-            writer.stop()
-        self._acknowledged.update(writer.acknowledged)
+            for writer in writers:
+                writer.stop()
+        for writer in writers:
+            self._acknowledged.update(writer.acknowledged)
         self.summary.killed = victim
-        self.summary.pause_s = longest_pause_s(writer.ack_times_s, killed_s)
+        self.summary.pause_s = max(longest_pause_s(w.ack_times_s, killed_s) for w in writers)
         self._voice.say(
-            f"{victim} is back. The client went on writing all the while; the longest time "
-            f"without an acknowledgement was {self.summary.pause_s:.2f} s"
+            f"{victim} is back. {WRITERS} clients went on writing all the while; the longest that "
+            f"one of them waited for an acknowledgement was {self.summary.pause_s:.2f} s"
+        )
+
+    def _writer(self, number: int) -> SteadyWriter:
+        """Make a client that writes points which resemble no text, so that they answer nothing."""
+        clients = [self._supervisor.client(n, timeout_s=WRITER_TIMEOUT_S) for n in self._names]
+        opposite = [(-vector).tolist() for vector in self._vectors[:TIMED_SEARCHES]]
+        return SteadyWriter(number, clients, opposite)
+
+    def _search_again(self, nodes: Sequence[str]) -> None:
+        """Ask the same questions of fewer nodes, and say whether the answers are the same."""
+        answers = self._ask_all(nodes)
+        same = sum(
+            [hit.name for hit in now] == [hit.name for hit in before]
+            for found, earlier in zip(answers, self._answers, strict=True)
+            for now, before in zip(found, earlier, strict=True)
+        )
+        self._voice.say(
+            f"{' and '.join(nodes)} go on without it; they give the same answer as before to "
+            f"{same} of {2 * len(QUESTIONS)} searches"
         )
 
     def _compare_replicas(self) -> None:
@@ -242,6 +278,3 @@ class Demo:
 
     def _client_number(self, number: int) -> Client:
         return self._client(self._names[number % NODES])
-
-    def _writer_client(self, number: int) -> Client:
-        return self._supervisor.client(self._names[number % NODES], timeout_s=WRITER_TIMEOUT_S)

@@ -1,8 +1,9 @@
-"""One client that keeps writing while a node is killed, and what it saw.
+"""Clients that keep writing while a node is killed, and what they saw.
 
-It sends a point about every 20 ms, one after another, to one node at a time. When a write fails
+Each sends a point about every 20 ms, one after another, to one node at a time. When a write fails
 or takes too long it sends the same point again, to the next node, until it is acknowledged. The
-longest time between two acknowledgements is what a user would have noticed of the failure.
+longest time that any of them spent between two acknowledgements is what a user would have noticed
+of the failure; there are several of them so that some write surely meets a shard whose leader died.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from cluster.client import Client
@@ -18,21 +19,27 @@ from cluster.demo_load import POINTS_PATH, Payload
 from cluster.errors import CommandFailed
 
 FIRST_ID: Final = 1_000_000_000
+IDS_OF_A_WRITER: Final = 1_000_000
 PERIOD_S: Final = 0.02
 RETRY_S: Final = 0.02
 ATTEMPT_TIMEOUT_S: Final = 2.0
 
 
 class SteadyWriter:
-    """Writes in its own thread between `start` and `stop`."""
+    """Writes in its own thread between `start` and `stop`, with clients of its own."""
 
     def __init__(
-        self, client_of: Callable[[int], Client], nodes: int, vectors: Sequence[list[float]]
+        self, number: int, clients: Sequence[Client], vectors: Sequence[list[float]]
     ) -> None:
-        self._clients = [client_of(number) for number in range(nodes)]
+        self._first_id = FIRST_ID + number * IDS_OF_A_WRITER
+        # Each begins with another node.
+        start = number % len(clients)
+        self._clients = [*clients[start:], *clients[:start]]
         self._vectors = itertools.cycle(vectors)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="steady-writer", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"steady-writer-{number}", daemon=True
+        )
         self._failure: CommandFailed | None = None
         self.acknowledged: dict[int, Payload] = {}
         self.ack_times_s: list[float] = []
@@ -61,14 +68,18 @@ class SteadyWriter:
         while not self._ended.wait(PERIOD_S):
             number = next(serial)
             payload = {"task": f"note {number}", "kind": "note", "serial": number}
-            point = {"id": FIRST_ID + number, "vector": next(self._vectors), "payload": payload}
+            point = {
+                "id": self._first_id + number,
+                "vector": next(self._vectors),
+                "payload": payload,
+            }
             try:
                 acknowledged = self._write(point)
             except CommandFailed as failure:
                 self._failure = failure
                 return
             if acknowledged:
-                self.acknowledged[FIRST_ID + number] = payload
+                self.acknowledged[self._first_id + number] = payload
                 self.ack_times_s.append(time.monotonic())
 
     def _write(self, point: dict[str, Any]) -> bool:

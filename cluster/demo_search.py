@@ -32,10 +32,10 @@ class Question:
 
 QUESTIONS: Final = (
     Question("create a temporary file that deletes itself", "kind", "class"),
-    Question("wait until several threads have reached the same point", "package", "threading"),
-    Question("turn a text that holds a date into a date", "kind", "function"),
-    Question("split a command line the way a shell does", "kind", "module"),
-    Question("run a function in another process and get its result", "package", "concurrent"),
+    Question("split a command line the way a shell does", "kind", "function"),
+    Question("pick a random element from a list", "package", "random"),
+    Question("sort items by priority", "package", "asyncio"),
+    Question("compress data into a zip archive", "package", "zipfile"),
 )
 
 

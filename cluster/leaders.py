@@ -89,7 +89,7 @@ class Leaders:
             request = Propose(group, request_id, body, self._routing.left_ms(until_s))
             return await self._routing.peers.call(node, PROPOSE, request, until_s)
 
-        return await self.at_leader(group, ask, deadline_s)
+        return await self._at_leader(group, ask, deadline_s)
 
     async def read_index(self, group: int, deadline_s: float) -> int:
         """Return an index such that a read at it sees all that was acknowledged before the call.
@@ -103,8 +103,12 @@ class Leaders:
             request = ReadIndex(group, self._routing.left_ms(until_s))
             return await self._routing.peers.call(node, READ_INDEX, request, until_s)
 
+        return await self.ask_leader(group, ask, deadline_s)
+
+    async def ask_leader(self, group: int, ask: Ask[ValueType], deadline_s: float) -> ValueType:
+        """Return what `ask` reads at the group's leader; raises Unavailable or DeadlineExceeded."""
         try:
-            return await self.at_leader(group, ask, deadline_s)
+            return await self._at_leader(group, ask, deadline_s)
         except OutcomeUnknown as error:
             raise DeadlineExceeded(error.message) from error
 
@@ -144,7 +148,7 @@ class Leaders:
             raise NotLeader(f"{self._routing.me} has no replica of {group_name(group)}")
         return replica
 
-    async def at_leader(self, group: int, ask: Ask[ValueType], deadline_s: float) -> ValueType:
+    async def _at_leader(self, group: int, ask: Ask[ValueType], deadline_s: float) -> ValueType:
         """Return what `ask` returns at the leader.
 
         Raises at the deadline: OutcomeUnknown when some attempt may have taken effect, else

@@ -79,9 +79,12 @@ class LocalReads:
         """Return whether every shard has a fresh replica on this node."""
         replicas = self._routing.replicas
         staleness_ms = self._routing.config.max_staleness_ms
-        return len(replicas) == shards and all(
-            [replica.fresh(staleness_ms) for replica in replicas.values()]
-        )
+        if len(replicas) != shards:
+            return False
+        for replica in replicas.values():  # noqa: SIM110 - a generator costs as much as the checks
+            if not replica.fresh(staleness_ms):
+                return False
+        return True
 
     def has_fresh(self, shard: int) -> bool:
         """Return whether this node has a fresh replica of a shard."""

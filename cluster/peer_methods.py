@@ -15,6 +15,7 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from cluster.command import Result
+from cluster.metadata_command import ClusterView
 from cluster.peer import Method
 from storage.filters import Filter
 
@@ -177,6 +178,6 @@ COUNT: Final = Method("router/count", ShardRead[Count], ShardAnswer[int])
 FETCH: Final = Method("router/fetch", ShardRead[Fetch], ShardAnswer[Fetched])
 PROPOSE: Final = Method("router/propose", Propose, Result)
 READ_INDEX: Final = Method("router/read_index", ReadIndex, int)
-FETCH_VIEW: Final = Method("router/view", FetchView, bytes)
+FETCH_VIEW: Final = Method("router/view", FetchView, ClusterView)
 DESCRIBE_INDEX: Final = Method("router/index_state", DescribeIndex, IndexState)
 DESCRIBE_NODE: Final = Method("router/node_state", DescribeNode, NodeState)

@@ -12,7 +12,8 @@ named them, in as many answers as their size needs.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection as Container, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import Collection as Container
 from dataclasses import dataclass, replace
 from typing import Final
 

@@ -84,7 +84,7 @@ class Router:
     request_ids: Callable[[], str]
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     metadata_members: Sequence[str] = ()
-    view_learned: Callable[[ClusterView], None] = lambda view: None
+    view_learned: Callable[[ClusterView], None] | None = None
     search_lanes: int = 2
 
     def __post_init__(self) -> None:
@@ -221,7 +221,7 @@ class Router:
     async def search(
         self, collection: Collection, request: SearchRequest, options: Options
     ) -> SearchAnswer:
-        """Return the nearest points. Raises ShardsUnavailable unless partial answers are allowed."""
+        """Return the nearest points; raises ShardsUnavailable unless partial answers will do."""
         return await self._searches.search(collection, request, options)
 
     async def scroll(  # noqa: PLR0913 - all that a page is

@@ -92,7 +92,7 @@ class Routing:
     wall_ms: Callable[[], int]
     sleep: Callable[[float], Awaitable[None]]
     metadata_members: Sequence[str]
-    view_learned: Callable[[ClusterView], None]
+    view_learned: Callable[[ClusterView], None] | None
     """Told of each newer view that another node sent."""
     _fetched_view: ClusterView | None = None
 
@@ -111,7 +111,8 @@ class Routing:
         known = self._fetched_view
         if known is None or known.applied_index < view.applied_index:
             self._fetched_view = view
-            self.view_learned(view)
+            if self.view_learned is not None:
+                self.view_learned(view)
 
     def members(self, group: int) -> Sequence[str]:
         """Return the nodes that hold a replica of a group, the preferred leader first."""

@@ -16,17 +16,18 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 
 from cluster.model import Vector
-from storage.vector_index import IndexHit, VectorIndex
+from storage.vector_index import IndexHit
 
 SEARCHES_PER_CALL_MAX: Final = 32
 """Bounds how long the first of a call waits for the last."""
 
 AnswerType = TypeVar("AnswerType")
+Matrix = np.ndarray[Any, np.dtype[np.float32]]
 Finish = Callable[[list[IndexHit]], Any]
 
 
@@ -37,7 +38,17 @@ class _Search:
     answer: asyncio.Future[Any]
 
 
-_GroupKey = tuple[VectorIndex, int, int | None]
+class SearchableIndex(Protocol):
+    """A vector index, as far as a lane uses it."""
+
+    def search_many(
+        self, vectors: Matrix, limit: int, *, ef: int | None = None
+    ) -> list[list[IndexHit]]:
+        """Return the `limit` nearest rows to each of vectors[n, dimension], best first."""
+        ...
+
+
+_GroupKey = tuple[SearchableIndex, int, int | None]
 
 
 class SearchLanes:
@@ -51,7 +62,7 @@ class SearchLanes:
 
     async def nearest(
         self,
-        index: VectorIndex,
+        index: SearchableIndex,
         vector: Vector,
         limit: int,
         ef: int | None,

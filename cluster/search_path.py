@@ -32,7 +32,6 @@ from storage.ids import decode_id
 from storage.index_set import IndexSet
 from storage.vector_index import VectorIndex
 
-
 FoundType = TypeVar("FoundType", bound="Found")
 
 
@@ -160,7 +159,8 @@ def searchable(collection: Collection, vector: Vector) -> Vector:
         return vector.astype("<f4", copy=False)
     if square == 0:
         raise BadRequest("the vector has length 0, which has no direction", field="vector")
-    return (wide / np.sqrt(square)).astype("<f4")
+    unit: Vector = (wide / np.sqrt(square)).astype("<f4")
+    return unit
 
 
 def cut(

@@ -50,7 +50,8 @@ class Outcome:
     version: int
     error: RecollectError | None = None
 
-    def __str__(self) -> str:
+    def text(self) -> str:
+        """Return what to tell the user."""
         if self.error is None:
             return f"shard {self.shard}: applied at {self.version}"
         return (
@@ -154,7 +155,7 @@ def _raise_failures(collection: Collection, outcomes: Sequence[Outcome]) -> None
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     if not failed:
         return
-    listing = "; ".join(map(str, outcomes))
+    listing = "; ".join(outcome.text() for outcome in outcomes)
     for outcome in failed:
         if isinstance(outcome.error, CollectionNotFound):
             raise CollectionNotFound(f"collection '{collection.name}' was dropped")

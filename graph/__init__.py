@@ -1,0 +1,1 @@
+"""What caused what: the hypergraph. It knows ids and properties only."""

@@ -1,0 +1,1 @@
+"""Remembering: records, vectors, filters. It knows bytes and rows only."""

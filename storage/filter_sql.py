@@ -1,270 +1,289 @@
-"""A filter as an SQL condition over `records`, evaluated by SQLite's JSON functions.
+"""A filter as an SQL condition over the columns `id` and `payload` of `records`.
 
-The condition is over the columns `id` (canonical bytes) and `payload` (canonical JSON as bytes, so
-keys stand unescaped). Its text depends on the filter's shape alone; every path, number and string
-is a parameter. Each piece is 0 or 1 and never NULL, so that NOT and counting mean what they say.
-
-A test on a key is a CASE over the JSON type of what the path leads to; an array is opened with
-`json_each`, which would open an object as well. A `[]` within the path becomes a `json_each` of
-its own, whose `fullkey` is where the rest of the path goes on.
-
-Bounds are given as the shortest text of the number and cast by SQLite: it then reads bound and
-payload with the same routine, so that equal numbers are equal although SQLite 3.40 does not round
-every decimal correctly.
+Invariants:
+* The text is made of this file's own words; whatever came from a user, keys included, is a
+  parameter. Long lists are one parameter each, so their number keeps below SQLite's limit.
+* A condition is 0 or 1 and never NULL, for NOT and + would carry a NULL on.
+* It holds exactly where `filter_match.matches` does. Payloads are canonical JSON, which matters
+  to names: SQLite compares a path with a name as it is written, escapes and all. A name that JSON
+  escapes is therefore looked up among the members instead of by a path.
+* `json_each` reads text as JSON, so a stored text that looks like JSON must not come near it:
+  each step asks for the type first.
+* Deep conditions come first, so that SQLite's parser, whose stack has 100 places, has finished
+  them before it holds anything of their neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple, assert_never
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 import orjson
 
+from storage.filter_time import TIME_SQL
 from storage.filter_tree import (
+    EVERY,
+    INTEGER_MAX,
+    INTEGER_MIN,
+    Bounds,
     Condition,
-    DatetimeRange,
-    FieldCondition,
     Filter,
     HasId,
     IsEmpty,
     IsNull,
-    Match,
+    Key,
     MatchAny,
     MatchExcept,
     MatchText,
-    Path,
-    Range,
-    ValueEmpty,
-    ValueNull,
+    MatchValue,
+    NumberRange,
+    TimeRange,
     ValuesCount,
 )
-from storage.sql_datetime import INSTANT_MS, IS_DATETIME
-from storage.sql_text import Sql, compose, join, value
-
-_TYPE: Final = "json_type(CAST(payload AS TEXT), {})"
-_VALUE: Final = "json_extract(CAST(payload AS TEXT), {})"
-_LENGTH: Final = "json_array_length(CAST(payload AS TEXT), {})"
-_EACH: Final = "json_each(CAST(payload AS TEXT), {})"
-_OPENED: Final = "EXISTS (SELECT 1 FROM json_each(CAST(payload AS TEXT), {}) AS v WHERE {})"
-_IN: Final = "{} IN (SELECT value FROM json_each({}))"
-_NOT_IN: Final = "{} NOT IN (SELECT value FROM json_each({}))"
-_IS_INSTANT: Final = "EXISTS (SELECT 1 FROM (SELECT {} AS t) WHERE {} AND {})"
-_TRUE: Final = Sql("1")
-_FALSE: Final = Sql("0")
-_ID_PLACES_MAX: Final = 20_000
-"""Ids that are parameters of their own, so that the index on ids serves; SQLite has 32,766."""
-
-_Test = Callable[[Sql], Sql]
-"""A test on a value; a scalar's SQL expression, or the place of a JSON value."""
-_Bounded = Range | DatetimeRange | ValuesCount
 
 
 class SqlFilter(NamedTuple):
-    """A condition over the columns `id` and `payload`, and its parameters in order."""
+    """A piece of SQL, and a value for each `?` in it, in order."""
 
     where: str
     parameters: list[Any]
 
 
+class _Place(NamedTuple):
+    """Where a key leads: the rows to go through, and of each the value's type and content."""
+
+    rows: SqlFilter | None
+    type: SqlFilter
+    value: SqlFilter
+    elements: SqlFilter
+    length: SqlFilter
+
+
+_Test = Callable[[SqlFilter, SqlFilter], SqlFilter]
+"""Makes a condition of the type and the content of a value."""
+
+_ESCAPED: Final = re.compile(r'["\\\x00-\x1f]')
+_ID_PARTS: Final = """id IN (
+WITH RECURSIVE part (start) AS (
+  SELECT 1 UNION ALL SELECT start + {} FROM part WHERE start + {} <= {}
+) SELECT substr({}, start, {}) FROM part)"""
+
+
 def to_sql(f: Filter) -> SqlFilter:
-    """Return the condition that holds for the rows that `storage.filters.matches` accepts."""
-    composed = _Composer().filter(f)
-    return SqlFilter(composed.text, list(composed.parameters))
+    """Return the condition that holds for the records that pass the filter."""
+    return _filter(f)
 
 
-class _Composer:
-    def __init__(self) -> None:
-        self._id_places_left = _ID_PLACES_MAX
-
-    def filter(self, f: Filter) -> Sql:
-        parts = [self._condition(each) for each in f.must]
-        if f.should:
-            parts.append(_or(self._condition(each) for each in f.should))
-        parts += [compose("NOT {}", self._condition(each)) for each in f.must_not]
-        if f.min_should is not None:
-            counted = [Sql("0"), *map(self._condition, f.min_should.conditions)]
-            parts.append(compose("({}) >= {}", join(" + ", counted), value(f.min_should.min_count)))
-        return join(" AND ", parts) if parts else Sql("1")
-
-    def _condition(self, condition: Condition) -> Sql:
-        match condition:
-            case Filter():
-                return compose("({})", self.filter(condition))
-            case HasId(ids):
-                return self._has_id(ids)
-            case _:
-                return compose("({})", _field(condition))
-
-    def _has_id(self, ids: tuple[bytes, ...]) -> Sql:
-        if len(ids) <= self._id_places_left:
-            self._id_places_left -= len(ids)
-            return compose("(id IN ({}))", join(", ", map(value, ids)) if ids else Sql("NULL"))
-        listed = orjson.dumps([each.hex().upper() for each in ids]).decode()
-        return compose("(hex(id) IN (SELECT value FROM json_each({})))", value(listed))
+def _sql(template: str, *parts: SqlFilter) -> SqlFilter:
+    """Put pieces into the places `{}` of a template, and their values into one list."""
+    text = template.format(*(part.where for part in parts))
+    values = [value for part in parts for value in part.parameters]
+    assert text.count("?") == len(values), "a value for each place"
+    return SqlFilter(text, values)
 
 
-def _field(condition: FieldCondition) -> Sql:
-    key = condition.key
+def _value(value: Any) -> SqlFilter:
+    return SqlFilter("?", [value])
+
+
+def _join(parts: Iterable[SqlFilter], operator: str) -> SqlFilter:
+    listed = list(parts)
+    return _sql(operator.join("{}" for _ in listed), *listed)
+
+
+def _filter(f: Filter) -> SqlFilter:
+    terms = list(map(_condition, _deep_first(f.must)))
+    if f.should:
+        terms.append(_sql("({})", _join(map(_condition, _deep_first(f.should)), " OR ")))
+    if f.must_not:
+        terms.append(_sql("NOT ({})", _join(map(_condition, _deep_first(f.must_not)), " OR ")))
+    if f.min_should is not None:
+        conditions = map(_condition, _deep_first(f.min_should.conditions))
+        least = min(f.min_should.min_count, INTEGER_MAX)
+        terms.append(_sql("({}) >= {}", _join(conditions, " + "), _value(least)))
+    return _join(terms, " AND ") if terms else SqlFilter("1", [])
+
+
+def _deep_first(conditions: Sequence[Condition]) -> list[Condition]:
+    return sorted(conditions, key=_depth, reverse=True)
+
+
+def _depth(condition: Condition) -> int:
+    if not isinstance(condition, Filter):
+        return 0
+    few = condition.min_should.conditions if condition.min_should else ()
+    inner = (*condition.must, *condition.should, *condition.must_not, *few)
+    return 1 + max(map(_depth, inner), default=0)
+
+
+def _condition(condition: Condition) -> SqlFilter:
+    """Return an operand: in parentheses, and 0 or 1."""
     match condition:
-        case IsEmpty():
-            filled = {"null": _always(_FALSE), "array": _of_place(f"{_LENGTH} > 0")}
-            return compose("NOT {}", _somewhere(key, _by_type(filled, others=_TRUE)))
-        case IsNull():
-            return _somewhere(key, _by_type({"null": _always(_TRUE)}, others=_FALSE))
-        case ValueEmpty(expected=expected):
-            array = _of_place(f"({_LENGTH} = 0) = {int(expected)}")
-            return _or_absent(key, _by_expectation(array, expected), absent=expected)
-        case ValueNull(expected=expected):
-            has_null = compose(_OPENED, Sql("{}"), Sql("v.type = 'null'")).text
-            array = _of_place(f"{has_null} = {int(expected)}")
-            return _or_absent(key, _by_expectation(array, expected), absent=not expected)
-        case ValuesCount():
-            arms: dict[str, _Test] = {
-                "null": _always(_within(condition, _FALSE)),
-                "array": lambda place: _within(condition, compose(_LENGTH, place)),
-            }
-            return _somewhere(key, _by_type(arms, others=_within(condition, _TRUE)))
-        case MatchExcept():
-            return _somewhere(key, _by_element(_element_tests(condition), others=_TRUE))
-        case _:
-            return _somewhere(key, _by_element(_element_tests(condition), others=_FALSE))
+        case Filter():
+            return _sql("({})", _filter(condition))
+        case HasId(ids=ids):
+            return _has_id(ids)
+        case IsEmpty(key=key):
+            return _sql("(NOT {})", _somewhere(_place(key), _is_filled))
+        case IsNull(key=key, within=False):
+            return _somewhere(_place(key), lambda place: _sql("{} IS 'null'", place.type))
+        case ValuesCount(key=key, bounds=bounds):
+            return _somewhere(_place(key), lambda place: _count_within(place, bounds))
+    test = _element_test(condition)
+    return _somewhere(_place(condition.key), lambda place: _any_element(place, test))
 
 
-def _element_tests(
-    condition: Match | MatchAny | MatchExcept | MatchText | Range | DatetimeRange,
-) -> dict[str, _Test]:
-    """Return the tests of an element's value, for the JSON types that the condition is about."""
+def _element_test(
+    condition: MatchValue | MatchAny | MatchExcept | MatchText | NumberRange | TimeRange | IsNull,
+) -> _Test:
     match condition:
-        case Match(value=bool(wanted)):
-            return {"true" if wanted else "false": _always(_TRUE)}
-        case Match(value=wanted):
-            return {_type_of(wanted): lambda each: compose("{} = {}", each, value(wanted))}
-        case MatchAny(values=wanted):
-            return {_type_of(each): _listed(_IN, wanted) for each in wanted[:1]}
-        case MatchExcept(values=wanted):
-            unlisted = {_type_of(each): _listed(_NOT_IN, wanted) for each in wanted[:1]}
-            return {"null": _always(_FALSE)} | unlisted
-        case MatchText(texts=texts):
-            return {
-                "text": lambda each: _or(
-                    compose("instr({}, {}) > 0", each, value(text)) for text in texts
-                )
-            }
-        case Range():
-            return dict.fromkeys(
-                ("integer", "real"),
-                lambda each: _within(condition, compose("CAST({} AS REAL)", each)),
+        case MatchValue(value=value):
+            return lambda kind, each: _equals(kind, each, value)
+        case MatchAny(values=values):
+            return lambda kind, each: _listed(kind, each, values)
+        case MatchExcept(values=values):
+            return lambda kind, each: _sql(
+                "ifnull({}, 'null') <> 'null' AND NOT ({})", kind, _listed(kind, each, values)
             )
-        case DatetimeRange():
-            within = _within(condition, Sql(INSTANT_MS))
-            return {"text": lambda each: compose(_IS_INSTANT, each, Sql(IS_DATETIME), within)}
-        case _:
-            assert_never(condition)
+        case MatchText(text=text):
+            return lambda kind, each: _sql(
+                "{} IS 'text' AND instr({}, {}) > 0", kind, each, _value(text)
+            )
+        case NumberRange(bounds=bounds):
+            return lambda kind, each: _number_within(kind, each, bounds)
+        case TimeRange(bounds=bounds):
+            return lambda kind, each: _time_within(kind, each, bounds)
+        case IsNull():
+            return lambda kind, _: _sql("{} IS 'null'", kind)
 
 
-def _somewhere(path: Path, test: _Test) -> Sql:
-    """Return whether a test holds at one of the places that a path leads to."""
-    first, *rest = _between_arrays(path)
-    place = value(f"${first}")
-    if not rest:
-        return test(place)
-    tables, conditions = [], []
-    for depth, steps in enumerate(rest):
-        tables.append(compose(f"{_EACH} AS e{depth}", place))
-        conditions.append(compose(f"{_TYPE} = 'array'", place))
-        place = compose(f"e{depth}.fullkey || {{}}", value(steps))
-    conditions.append(test(place))
-    return compose(
-        "EXISTS (SELECT 1 FROM {} WHERE {})", join(", ", tables), join(" AND ", conditions)
+def _equals(kind: SqlFilter, each: SqlFilter, value: bool | int | str) -> SqlFilter:  # noqa: FBT001
+    if isinstance(value, bool):
+        return _sql("{} IS 'true'" if value else "{} IS 'false'", kind)
+    name = "text" if isinstance(value, str) else "integer"
+    return _sql(f"{{}} IS '{name}' AND {{}} = {{}}", kind, each, _value(value))
+
+
+def _listed(kind: SqlFilter, each: SqlFilter, values: Sequence[int | str]) -> SqlFilter:
+    """Compare with a list of one type; it travels as JSON, and SQLite reads it once."""
+    name = "text" if values and isinstance(values[0], str) else "integer"
+    inside = _value(orjson.dumps(values).decode())
+    return _sql(
+        f"{{}} IS '{name}' AND {{}} IN (SELECT value FROM json_each({{}}))", kind, each, inside
     )
 
 
-def _by_element(tests: dict[str, _Test], *, others: Sql) -> _Test:
-    """Return a test of a place: its value passes, or if it is an array one of its elements."""
-
-    def of_array(place: Sql) -> Sql:
-        arms = {name: test(Sql("v.value")) for name, test in tests.items()}
-        return compose(_OPENED, place, _case(Sql("v.type"), arms, others))
-
-    def of_scalar(test: _Test) -> _Test:
-        return lambda place: test(compose(_VALUE, place))
-
-    arms = {"array": of_array} | {name: of_scalar(test) for name, test in tests.items()}
-    return _by_type(arms, others=others)
+def _number_within(kind: SqlFilter, each: SqlFilter, bounds: Bounds) -> SqlFilter:
+    terms = [_sql("ifnull({}, '') IN ('integer', 'real')", kind)]
+    limits = ((">", bounds.gt), (">=", bounds.gte), ("<", bounds.lt), ("<=", bounds.lte))
+    for operator, limit in limits:
+        if limit is not None:
+            terms.append(_sql(f"{{}} {operator} {{}}", each, _value(limit)))
+    return _join(terms, " AND ")
 
 
-def _by_expectation(array: _Test, expected: bool) -> _Test:  # noqa: FBT001
-    null, others = Sql(str(int(expected))), Sql(str(int(not expected)))
-    return _by_type({"null": _always(null), "array": array}, others=others)
+def _time_within(kind: SqlFilter, each: SqlFilter, bounds: Bounds) -> SqlFilter:
+    moment = _sql(TIME_SQL, each)
+    return _sql("{} IS 'text' AND ifnull({}, 0)", kind, _between(moment, bounds))
 
 
-def _or_absent(path: Path, test: _Test, *, absent: bool) -> Sql:
-    """Return whether a test holds somewhere, or `absent` if the path leads nowhere."""
-    holds = _somewhere(path, test)
-    if not absent:
-        return holds
-    present = _somewhere(path, _of_place(f"{_TYPE} IS NOT NULL"))
-    return compose("{} OR NOT {}", holds, present)
+def _count_within(place: _Place, bounds: Bounds) -> SqlFilter:
+    count = _sql(
+        "CASE {} WHEN 'null' THEN 0 WHEN 'array' THEN {} ELSE 1 END", place.type, place.length
+    )
+    return _sql("{} IS NOT NULL AND {}", place.type, _between(count, bounds))
 
 
-def _by_type(arms: dict[str, _Test], *, others: Sql) -> _Test:
-    """Return a test of a place by its value's JSON type; it fails where there is no value."""
-
-    def test(place: Sql) -> Sql:
-        tail = others
-        if others != _FALSE:
-            tail = compose(f"({_TYPE} IS NOT NULL AND {{}})", place, others)
-        return _case(compose(_TYPE, place), {name: arm(place) for name, arm in arms.items()}, tail)
-
-    return test
-
-
-def _case(subject: Sql, arms: dict[str, Sql], others: Sql) -> Sql:
-    if not arms:
-        return others
-    listed = [compose(f"WHEN '{name}' THEN {{}}", arm) for name, arm in arms.items()]
-    return compose("CASE {} {} ELSE {} END", subject, join(" ", listed), others)
+def _between(number: SqlFilter, bounds: Bounds) -> SqlFilter:
+    """Compare an integer with bounds that are integers."""
+    lowest, highest = INTEGER_MIN, INTEGER_MAX
+    for limit, step in ((bounds.gt, 1), (bounds.gte, 0)):
+        if limit is not None:
+            lowest = max(lowest, int(limit) + step)
+    for limit, step in ((bounds.lt, 1), (bounds.lte, 0)):
+        if limit is not None:
+            highest = min(highest, int(limit) - step)
+    return _sql("{} BETWEEN {} AND {}", number, _value(lowest), _value(highest))
 
 
-def _within(condition: _Bounded, number: Sql) -> Sql:
-    def compare(sign: str, bound: float) -> Sql:
-        if isinstance(condition, Range):
-            return compose(f"{{}} {sign} CAST({{}} AS REAL)", number, value(repr(bound)))
-        return compose(f"{{}} {sign} {{}}", number, value(bound))
-
-    bounds = {"<": condition.lt, "<=": condition.lte, ">": condition.gt, ">=": condition.gte}
-    parts = [compare(sign, bound) for sign, bound in bounds.items() if bound is not None]
-    return compose("({})", join(" AND ", parts)) if parts else _TRUE
+def _is_filled(place: _Place) -> SqlFilter:
+    return _sql(
+        "CASE ifnull({}, 'null') WHEN 'null' THEN 0 WHEN 'array' THEN {} > 0 ELSE 1 END",
+        place.type,
+        place.length,
+    )
 
 
-def _always(sql: Sql) -> _Test:
-    return lambda _: sql
+def _any_element(place: _Place, test: _Test) -> SqlFilter:
+    element = test(SqlFilter("e.type", []), SqlFilter("e.value", []))
+    return _sql(
+        "CASE {} WHEN 'array' THEN EXISTS (SELECT 1 FROM {} AS e WHERE {}) ELSE {} END",
+        place.type,
+        place.elements,
+        element,
+        test(place.type, place.value),
+    )
 
 
-def _of_place(template: str) -> _Test:
-    return lambda place: compose(template, place)
+def _somewhere(place: _Place, test: Callable[[_Place], SqlFilter]) -> SqlFilter:
+    if place.rows is None:
+        return _sql("({})", test(place))
+    return _sql("EXISTS (SELECT 1 FROM {} AND {})", place.rows, test(place))
 
 
-def _listed(template: str, wanted: tuple[str | int, ...]) -> _Test:
-    listed = value(orjson.dumps(wanted).decode())
-    return lambda each: compose(template, each, listed)
-
-
-def _or(parts: Iterable[Sql]) -> Sql:
-    listed = list(parts)
-    return compose("({})", join(" OR ", listed)) if listed else _FALSE
-
-
-def _type_of(wanted: str | int) -> str:
-    return "text" if isinstance(wanted, str) else "integer"
-
-
-def _between_arrays(path: Path) -> list[str]:
-    """Return SQLite's JSON paths of the steps before, between and behind the `[]` of a path."""
-    parts = [""]
-    for step in path:
-        if step is None:
-            parts.append("")
+def _place(key: Key) -> _Place:
+    """Follow a key: by one JSON path as far as it goes, by a join where it spreads."""
+    document, path, tables, names = SqlFilter("payload", []), "$", [], []
+    for step in key:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif isinstance(step, str) and not _ESCAPED.search(step):
+            path += f'."{step}"'
         else:
-            parts[-1] += f'."{step}"' if isinstance(step, str) else f"[{step}]"
-    return parts
+            row = f"s{len(tables)}"
+            kind = "array" if step is EVERY else "object"
+            tables.append(_sql(f"{{}} AS {row}", _members(document, path, kind)))
+            names += [] if step is EVERY else [_sql(f"{row}.key = {{}}", _value(step))]
+            inner = f"CASE WHEN {row}.type IN ('array', 'object') THEN {row}.value END"
+            document, path = SqlFilter(inner, []), "$"
+    rows = None
+    if tables:
+        rows = _sql("{} WHERE {}", _join(tables, " CROSS JOIN "), _join([_TRUE, *names], " AND "))
+    return _arrive(document, path, rows, f"s{len(tables) - 1}")
+
+
+_TRUE: Final = SqlFilter("1", [])
+
+
+def _members(document: SqlFilter, path: str, kind: str) -> SqlFilter:
+    at = _value(path)
+    return _sql(
+        f"json_each(CASE WHEN json_type({{}}, {{}}) = '{kind}' THEN {{}} END, {{}})",
+        document,
+        at,
+        document,
+        at,
+    )
+
+
+def _arrive(document: SqlFilter, path: str, rows: SqlFilter | None, last: str) -> _Place:
+    at = _value(path)
+    if path == "$":
+        kind, value = SqlFilter(f"{last}.type", []), SqlFilter(f"{last}.value", [])
+    else:
+        kind = _sql("json_type({}, {})", document, at)
+        value = _sql("json_extract({}, {})", document, at)
+    elements = _sql("json_each({}, {})", document, at)
+    length = _sql("json_array_length({}, {})", document, at)
+    return _Place(rows, kind, value, elements, length)
+
+
+def _has_id(ids: Sequence[bytes]) -> SqlFilter:
+    """Cut ids of one length from one value; an index on `id` finds each."""
+    terms = []
+    for size in sorted({len(each) for each in ids}):
+        packed = b"".join(each for each in ids if len(each) == size)
+        width, total = _value(size), _value(len(packed))
+        terms.append(_sql(_ID_PARTS, width, width, total, _value(packed), width))
+    return _sql("({})", _join(terms, " OR ")) if terms else SqlFilter("0", [])

@@ -1,127 +1,117 @@
-"""A filter as a tree of values, in the semantics of Qdrant's filters.
+"""The tree of a filter: what is left of a request once `storage.filter_parse` has checked it.
 
-A filter holds if all of `must`, one of `should` (when there are any), none of `must_not` and at
-least `min_should.min_count` of its conditions hold. A condition on a key looks at the values that
-the key's path leads to: none, one, or with `[]` in the path several; one of them has to satisfy it.
-An array satisfies a match or range if one of its elements does; only one level is opened.
+Every node is a tagged Struct, so a tree travels between nodes as msgpack and is decoded by the
+type `Filter`. A point passes a filter when all of `must` hold, none of `must_not`, at least one
+of `should` if there are any, and at least so many of `min_should`.
 
-Comparison is strict by type: true is not 1, and 1.0 is not the integer 1. Structs are tagged, so
-that a tree travels between nodes as MessagePack.
+A key leads from the payload to any number of values: a name to a member, a position to an
+element, `EVERY` to all elements of an array. A test on a key holds when it holds for one of the
+values it leads to; a value that is an array passes for its elements, one level down.
 """
 
 from __future__ import annotations
 
-import msgspec
+from typing import Final
 
-Path = tuple[str | int | None, ...]
-"""Steps from the payload's top: a key, an array index, or None for all elements of an array."""
+from msgspec import Struct
 
+EVERY: Final = None
+"""The step `[]`: each element of an array."""
 
-class Match(msgspec.Struct, frozen=True, tag="match"):
-    """A value that is equal, and of the same type."""
+Key = tuple[str | int | None, ...]
+"""A path from the payload to values: names of members, positions, and `EVERY`."""
 
-    key: Path
-    value: str | int | bool
-
-
-class MatchAny(msgspec.Struct, frozen=True, tag="any"):
-    """A value that is in the list."""
-
-    key: Path
-    values: tuple[str | int, ...]
+INTEGER_MIN: Final = -(2**63)
+INTEGER_MAX: Final = 2**63 - 1
+"""Integers outside these bounds count as the nearest double; only ranges can meet them."""
 
 
-class MatchExcept(msgspec.Struct, frozen=True, tag="except"):
-    """A value, null aside, that is not in the list; one of another type is not in it."""
+class Bounds(Struct, frozen=True, omit_defaults=True):
+    """Limits that a number keeps; None is no limit."""
 
-    key: Path
-    values: tuple[str | int, ...]
-
-
-class MatchText(msgspec.Struct, frozen=True, tag="text"):
-    """A string that contains one of the texts, as it is written."""
-
-    key: Path
-    texts: tuple[str, ...]
+    gt: int | float | None = None
+    gte: int | float | None = None
+    lt: int | float | None = None
+    lte: int | float | None = None
 
 
-class Range(msgspec.Struct, frozen=True, tag="range"):
-    """A number, as float64, within all the bounds given."""
+class MatchValue(Struct, frozen=True, tag="value"):
+    """Equal, and of one type: true is not 1, and 1.0 is not 1."""
 
-    key: Path
-    lt: float | None = None
-    lte: float | None = None
-    gt: float | None = None
-    gte: float | None = None
+    key: Key
+    value: bool | int | str
 
 
-class DatetimeRange(msgspec.Struct, frozen=True, tag="datetime"):
-    """A string that is a datetime within the bounds, in milliseconds since 1970 UTC."""
+class MatchAny(Struct, frozen=True, tag="any"):
+    """Equal to one of the values, which are all integers or all text."""
 
-    key: Path
-    lt: int | None = None
-    lte: int | None = None
-    gt: int | None = None
-    gte: int | None = None
+    key: Key
+    values: tuple[int | str, ...]
 
 
-class ValuesCount(msgspec.Struct, frozen=True, tag="count"):
-    """A value with so many elements: null has none, an array its length, any other one."""
+class MatchExcept(Struct, frozen=True, tag="except"):
+    """Something, null aside, that equals none of the values."""
 
-    key: Path
-    lt: int | None = None
-    lte: int | None = None
-    gt: int | None = None
-    gte: int | None = None
+    key: Key
+    values: tuple[int | str, ...]
 
 
-class IsEmpty(msgspec.Struct, frozen=True, tag="is_empty"):
-    """No values but nulls and empty arrays."""
+class MatchText(Struct, frozen=True, tag="text"):
+    """Text that contains this text, letter by letter."""
 
-    key: Path
-
-
-class IsNull(msgspec.Struct, frozen=True, tag="is_null"):
-    """A value that is null."""
-
-    key: Path
+    key: Key
+    text: str
 
 
-class ValueEmpty(msgspec.Struct, frozen=True, tag="value_empty"):
-    """A value that is null or an empty array; with expected=False one that is not.
+class NumberRange(Struct, frozen=True, tag="range"):
+    """A number within bounds."""
 
-    Without any value it holds if it was expected.
-    """
-
-    key: Path
-    expected: bool
+    key: Key
+    bounds: Bounds
 
 
-class ValueNull(msgspec.Struct, frozen=True, tag="value_null"):
-    """A value that is null or an array with a null; with expected=False one that is not.
+class TimeRange(Struct, frozen=True, tag="time"):
+    """Text that is a date and time within bounds, in microseconds since 1970."""
 
-    Without any value it holds if it was not expected.
-    """
-
-    key: Path
-    expected: bool
+    key: Key
+    bounds: Bounds
 
 
-class HasId(msgspec.Struct, frozen=True, tag="has_id"):
-    """A point with one of these canonical ids."""
+class ValuesCount(Struct, frozen=True, tag="count"):
+    """An array with so many elements; null counts 0, any other value 1, a missing key nothing."""
+
+    key: Key
+    bounds: Bounds
+
+
+class IsEmpty(Struct, frozen=True, tag="empty"):
+    """The key leads to nothing but null and empty arrays."""
+
+    key: Key
+
+
+class IsNull(Struct, frozen=True, tag="null"):
+    """The key leads to a null, or, when `within` is set, to an array that holds one."""
+
+    key: Key
+    within: bool = False
+
+
+class HasId(Struct, frozen=True, tag="id"):
+    """The point's id, in canonical bytes, is one of these."""
 
     ids: tuple[bytes, ...]
 
 
-class MinShould(msgspec.Struct, frozen=True):
-    """At least `min_count` of the conditions."""
+class MinShould(Struct, frozen=True):
+    """At least `min_count` of the conditions hold."""
 
     conditions: tuple[Condition, ...]
     min_count: int
 
 
-class Filter(msgspec.Struct, frozen=True, tag="filter"):
-    """Conditions, joined as the module says. Without any it holds for every point."""
+class Filter(Struct, frozen=True, tag="filter", omit_defaults=True):
+    """A filter, or a filter that is a condition of another."""
 
     must: tuple[Condition, ...] = ()
     should: tuple[Condition, ...] = ()
@@ -129,17 +119,16 @@ class Filter(msgspec.Struct, frozen=True, tag="filter"):
     min_should: MinShould | None = None
 
 
-FieldCondition = (
-    Match
+Condition = (
+    Filter
+    | MatchValue
     | MatchAny
     | MatchExcept
     | MatchText
-    | Range
-    | DatetimeRange
+    | NumberRange
+    | TimeRange
     | ValuesCount
     | IsEmpty
     | IsNull
-    | ValueEmpty
-    | ValueNull
+    | HasId
 )
-Condition = FieldCondition | HasId | Filter

@@ -149,6 +149,9 @@ async def _piece(request: web.Request, pause_s_max: float) -> bytes:
         raise RequestTimeout(f"nothing of the body arrived for {pause_s_max:g} s") from None
     except web.RequestPayloadError:
         raise BadRequest("the body's transfer encoding is broken") from None
+    except ConnectionError:
+        # Nobody reads this answer; it keeps a client's leaving from looking like a fault.
+        raise BadRequest("the connection ended inside the body") from None
 
 
 async def _invite(request: web.Request) -> None:

@@ -86,9 +86,7 @@ def edge(api: Api) -> Middleware:
             response: web.StreamResponse = (
                 success(outcome, seconds) if isinstance(outcome, Answer) else outcome
             )
-        except Exception as error:
-            if isinstance(error, ConnectionError) and request.transport is None:
-                raise
+        except Exception as error:  # noqa: BLE001 - the edge is where everything ends
             seconds = clock() - started
             response = refusal(error, seconds)
         api.metrics.observe(_known(request.method), _route(request), response.status, seconds)

@@ -6,7 +6,10 @@ until this module has won a pre-vote (Raft thesis, 9.6): a majority says it has 
 leader within the shortest election timeout and would vote for our log.
 
 A lost connection to the leader is evidence that a timeout has to wait for: then the deadline
-comes forward to 50-150 ms, and we no longer count as having heard from it.
+comes forward to 30-70 ms, and we no longer count as having heard from it. All followers notice
+at once, so each member waits a step longer than the one before it: two that stand together split
+the votes, and a split costs more than a step. Until a leader is heard again, attempts follow each
+other within 100-400 ms instead of a whole timeout.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from dataclasses import dataclass, field
 
 from cluster.raft.messages import PreVote, RequestPreVote
 
-HURRY_S = (0.05, 0.15)
+HURRY_S = (0.03, 0.07)
+HURRY_STEP_S = 0.1
+HURRY_AGAIN_S = (0.1, 0.4)
 
 
 @dataclass
@@ -29,6 +34,7 @@ class Election:
     random: random.Random
     deadline_s: float = math.inf
     heard_s: float = -math.inf
+    hurried: bool = False
     asked_term: int = 0
     granted: set[str] = field(default_factory=set)
     voters: set[str] = field(default_factory=set)
@@ -40,13 +46,16 @@ class Election:
     def heard_from_leader(self, now_s: float) -> None:
         """A message of the current leader arrived: any pre-vote under way is off."""
         self.heard_s = now_s
+        self.hurried = False
         self.asked_term = 0
         self.arm(now_s)
 
-    def lost_leader(self, now_s: float) -> None:
-        """The connection to the leader closed."""
+    def lost_leader(self, now_s: float, rank: int) -> None:
+        """The connection to the leader closed; `rank` counts the members that go first."""
         self.heard_s = -math.inf
-        self.deadline_s = min(self.deadline_s, now_s + self.random.uniform(*HURRY_S))
+        self.hurried = True
+        wait_s = rank * HURRY_STEP_S + self.random.uniform(*HURRY_S)
+        self.deadline_s = min(self.deadline_s, now_s + wait_s)
 
     def due(self, now_s: float) -> bool:
         """Whether it is time to ask for pre-votes."""
@@ -57,6 +66,8 @@ class Election:
         self.asked_term = term
         self.granted.clear()
         self.arm(now_s)
+        if self.hurried:
+            self.deadline_s = now_s + self.random.uniform(*HURRY_AGAIN_S)
         return self._won()
 
     def may_grant(

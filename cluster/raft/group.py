@@ -103,7 +103,8 @@ class RaftGroup(HardenedCore):
         """The connection to `peer` closed."""
         self._port.disconnected(peer)
         if self.leader == peer:
-            self.election.lost_leader(self._clock())
+            rank = [member for member in self.members if member != peer].index(self.me)
+            self.election.lost_leader(self._clock(), rank)
 
     def tick(self) -> None:
         """Let time pass: elections, heartbeats, commitment, delivery of durable entries."""

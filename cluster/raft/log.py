@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol, overload
 
 from pysyncobj.journal import Journal
@@ -83,7 +84,7 @@ class GroupLog(Journal):  # type: ignore[misc]  # pysyncobj is untyped
 
     def validate(self) -> None:
         """Assert that indexes are contiguous and terms never fall."""
-        for before, after in zip(self._entries, self._entries[1:], strict=False):
+        for before, after in pairwise(self._entries):
             assert after[1] == before[1] + 1, f"gap in the log at {after[1]}"
             assert after[2] >= before[2], f"term falls in the log at {after[1]}"
         assert self.durable_index <= self.last_index, "durable beyond the end"

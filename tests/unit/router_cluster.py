@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,8 @@ class GroupReplica:
         self.is_stale = False
         self.believes: str | None = None
         """Whom this replica takes for the leader instead of the real one."""
+        self.applied_override: int | None = None
+        """What the replica says it has applied, while its machine is further."""
         self.proposed: list[bytes] = []
         self.applied: Callable[[GroupReplica], None] = lambda replica: None
         group.replicas[node] = self
@@ -127,7 +130,8 @@ class GroupReplica:
 
     @property
     def applied_index(self) -> int:
-        return int(self.machine.position()[0])
+        override = self.applied_override
+        return int(self.machine.position()[0]) if override is None else override
 
     def fresh(self, max_staleness_ms: int) -> bool:
         return not self.is_stale
@@ -178,6 +182,8 @@ class Wire:
         self.answers_lost: set[str] = set()
         """Nodes that do what they are asked, but whose answers do not arrive."""
         self.on_call: Callable[[str, str, str], object] = lambda source, target, method: None
+        self.on_answer: Callable[[str, Any], Any] = lambda method, answer: answer
+        """May replace what a handler answered."""
         self.largest_answer = 0
         """Bytes."""
         self.calls: list[tuple[str, str, str]] = []
@@ -227,7 +233,7 @@ class Channel:
             answer = await self.wire.channels[node].handlers[method](self.node, carried)
         except RecollectError as error:
             raise decode_error(encode_error(error)) from None
-        encoded = msgspec.msgpack.encode(answer)
+        encoded = msgspec.msgpack.encode(self.wire.on_answer(method, answer))
         self.wire.largest_answer = max(self.wire.largest_answer, len(encoded))
         return msgspec.msgpack.decode(encoded)
 
@@ -323,8 +329,8 @@ class RouterCluster:
         for shard, group in enumerate(self.groups):
             for name in group.members:
                 path = self.folder / f"{name}-shard{shard}"
-                machine = ShardMachine(path, request_id_ttl_ms=60_000)
-                replica = GroupReplica(group, name, machine)
+                shard_machine = ShardMachine(path, request_id_ttl_ms=60_000)
+                replica = GroupReplica(group, name, shard_machine)
                 replica.applied = self.nodes[name].shard_applied(shard)
                 self.nodes[name].shards[shard] = replica
 
@@ -334,6 +340,10 @@ class RouterCluster:
         self.metadata.append(encode_metadata(init, now_ms=1))
         for node in self.nodes.values():
             node.told = self.nodes["node1"].view()
+
+    def new_router(self, name: str, **changes: Any) -> Router:
+        """Return another router of a node, which is not on the wire."""
+        return replace(self[name], **changes)
 
     def _router(self, node: Node) -> Router:
         return Router(

@@ -12,7 +12,7 @@ from cluster.errors import BadRequest, ShardsUnavailable, Unavailable
 from cluster.model import Point
 from cluster.ring import shard_of
 from storage.filters import matches, parse_filter
-from storage.ids import encode_id
+from storage.ids import PointId, encode_id
 from tests.unit.router_cluster import RouterCluster, cluster
 
 FETCH, PAGE, COUNT, READ_INDEX = "router/fetch", "router/page", "router/count", "router/read_index"
@@ -59,7 +59,8 @@ async def retrieve(opened, node, collection, ids, **choices):
 
 async def scrolled(opened, node, collection, where=None, limit=7, **choices):
     """Return all ids, page by page."""
-    found, offset = [], None
+    found: list[PointId] = []
+    offset = None
     while True:
         records, offset = await opened[node].scroll(
             collection,
@@ -151,7 +152,9 @@ async def test_pages_and_counts_of_a_filter(ring):
     assert await ring["node2"].count(collection, None, ring.options()) == 40
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10, deadline=None
+)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["put", "delete"]), st.sets(st.integers(0, 30), min_size=1)),
@@ -184,7 +187,7 @@ async def test_a_cluster_is_a_dict(tmp_path_factory, steps):
                 options=opened.options(),
             )
 
-            assert {record.id: record.payload["step"] for record in records} == twin
+            assert {each.id: (each.payload or {})["step"] for each in records} == twin
 
 
 async def test_a_stale_replica_is_passed_over(three):
@@ -357,7 +360,7 @@ async def test_rows_that_exceed_a_frame_come_in_parts(tmp_path):
             collection, range(60), with_payload=True, with_vector=True, options=opened.options()
         )
 
-        assert {record.id: record.payload["text"] for record in records} == texts
+        assert {each.id: (each.payload or {})["text"] for each in records} == texts
         assert len(opened.wire.of(FETCH)) > 3
         assert opened.wire.largest_answer <= 16384
 

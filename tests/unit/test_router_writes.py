@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.command import Command, Upsert
 from cluster.errors import (
     BadRequest,
     CollectionNotFound,
@@ -46,6 +47,11 @@ def point(point_id, **payload):
 def id_in(shard: int, shards: int = 3) -> int:
     """Return an id that belongs to a shard."""
     return next(n for n in range(1000) if shard_of(encode_id(n), shards) == shard)
+
+
+def written_ids(command: Command) -> list[bytes]:
+    assert isinstance(command.body, Upsert)
+    return [write.id for write in command.body.points]
 
 
 async def read(cluster: RouterCluster, node: str, *ids: int) -> list[Record]:
@@ -198,11 +204,7 @@ async def test_a_batch_goes_to_every_shard_at_once(three):
     """Each shard gets its points in one command, proposed by its own leader."""
     collection = await three.collection()
     ack = await three["node1"].upsert(collection, [point(n) for n in range(60)], three.options())
-    written = [
-        [write.id for write in command.body.points]
-        for shard in range(3)
-        for command in three.commands(shard)
-    ]
+    written = [written_ids(command) for shard in range(3) for command in three.commands(shard)]
 
     assert [len(three.commands(shard)) for shard in range(3)] == [1, 1, 1]
     assert sorted(each for ids in written for each in ids) == [encode_id(n) for n in range(60)]
@@ -248,7 +250,7 @@ async def test_large_batches_are_split_in_order(tmp_path):
         options = opened.options(request_id="key")
         ack = await opened["node2"].upsert(collection, points, options)
         commands = opened.commands(0)
-        ids = [write.id for command in commands for write in command.body.points]
+        ids = [each for command in commands for each in written_ids(command)]
 
         assert len(commands) > 5
         assert max(len(entry.command) for entry in opened.groups[0].log) <= 4096

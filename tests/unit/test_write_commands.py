@@ -60,7 +60,9 @@ def test_no_command_exceeds_the_limit(sizes, by_content):
     splitting = SPLITTING._replace(by_content=by_content)
     shares = upsert_shares(DOT, points, splitting)
     sealed = [
-        seal_command(request_id, 2**53, body) for share in shares for request_id, body in share.parts
+        seal_command(request_id, 2**53, body)
+        for share in shares
+        for request_id, body in share.parts
     ]
 
     assert max(map(len, sealed)) <= splitting.command_bytes_max

@@ -1,0 +1,144 @@
+"""Whether a point passes a filter: the definition, in Python, of what `filter_sql` says in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from storage.filter_time import read_time
+from storage.filter_tree import (
+    EVERY,
+    INTEGER_MAX,
+    INTEGER_MIN,
+    Bounds,
+    Condition,
+    Filter,
+    HasId,
+    IsEmpty,
+    IsNull,
+    Key,
+    MatchAny,
+    MatchExcept,
+    MatchText,
+    MatchValue,
+    NumberRange,
+    TimeRange,
+    ValuesCount,
+)
+from storage.ids import PointId, encode_id
+
+
+def matches(f: Filter, point_id: PointId, payload: Mapping[str, Any]) -> bool:
+    """Return whether a point with this id and JSON payload passes the filter."""
+    return _passes(f, encode_id(point_id), payload)
+
+
+def _passes(f: Filter, point: bytes, payload: Mapping[str, Any]) -> bool:
+    def holds(condition: Condition) -> bool:
+        if isinstance(condition, Filter):
+            return _passes(condition, point, payload)
+        if isinstance(condition, HasId):
+            return point in condition.ids
+        return _holds(condition, list(_values(payload, condition.key)))
+
+    few = f.min_should
+    return (
+        all(map(holds, f.must))
+        and not any(map(holds, f.must_not))
+        and (not f.should or any(map(holds, f.should)))
+        and (few is None or sum(map(holds, few.conditions)) >= few.min_count)
+    )
+
+
+_Test = (
+    MatchValue
+    | MatchAny
+    | MatchExcept
+    | MatchText
+    | NumberRange
+    | TimeRange
+    | ValuesCount
+    | IsEmpty
+    | IsNull
+)
+
+
+def _holds(condition: _Test, values: list[Any]) -> bool:
+    match condition:
+        case IsEmpty():
+            return not any(map(_count, values))
+        case IsNull(within=within):
+            return None in (_elements(values) if within else values)
+        case ValuesCount(bounds=bounds):
+            return any(_within(bounds, _count(value)) for value in values)
+    return any(map(_element_test(condition), _elements(values)))
+
+
+def _element_test(
+    condition: MatchValue | MatchAny | MatchExcept | MatchText | NumberRange | TimeRange,
+) -> Callable[[Any], bool]:
+    match condition:
+        case MatchValue(value=value):
+            return partial(_listed, (value,))
+        case MatchAny(values=values):
+            return partial(_listed, values)
+        case MatchExcept(values=values):
+            return lambda each: each is not None and not _listed(values, each)
+        case MatchText(text=text):
+            return lambda each: isinstance(each, str) and text in each
+        case NumberRange(bounds=bounds):
+            return partial(_number_within, bounds)
+        case TimeRange(bounds=bounds):
+            return partial(_time_within, bounds)
+
+
+def _values(value: Any, key: Key) -> Iterator[Any]:
+    if not key:
+        yield value
+        return
+    step, rest = key[0], key[1:]
+    if isinstance(step, str):
+        if isinstance(value, Mapping) and step in value:
+            yield from _values(value[step], rest)
+    elif isinstance(value, list):
+        for each in value if step is EVERY else value[step : step + 1]:
+            yield from _values(each, rest)
+
+
+def _elements(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, list):
+            yield from value
+        else:
+            yield value
+
+
+def _count(value: Any) -> int:
+    if value is None:
+        return 0
+    return len(value) if isinstance(value, list) else 1
+
+
+def _listed(wanted: tuple[bool | int | str, ...], value: Any) -> bool:
+    return any(type(each) is type(value) and each == value for each in wanted)
+
+
+def _number_within(bounds: Bounds, value: Any) -> bool:
+    if type(value) is int and not INTEGER_MIN <= value <= INTEGER_MAX:
+        value = float(value)
+    return type(value) in (int, float) and _within(bounds, value)
+
+
+def _time_within(bounds: Bounds, value: Any) -> bool:
+    moment = read_time(value) if isinstance(value, str) else None
+    return moment is not None and _within(bounds, moment)
+
+
+def _within(bounds: Bounds, value: float) -> bool:
+    return (
+        (bounds.gt is None or value > bounds.gt)
+        and (bounds.gte is None or value >= bounds.gte)
+        and (bounds.lt is None or value < bounds.lt)
+        and (bounds.lte is None or value <= bounds.lte)
+    )
