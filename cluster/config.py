@@ -28,8 +28,8 @@ class Config:
     cluster_nodes: str = _setting(
         "node1=127.0.0.1:6001", "name=host:port of every node's peer port; also CLUSTER_NODES"
     )
-    data_dir: Path = _setting(
-        Path("recollect-data/node1"),  # noqa: RUF009  # a path is immutable
+    data_dir: Path = _setting(  # noqa: RUF009  # it makes a field, and a path is immutable
+        Path("recollect-data/node1"),
         "where this node keeps its files",
     )
     http_host: str = _setting("127.0.0.1", "address the HTTP API listens on")

@@ -21,7 +21,7 @@ from cluster.demo_check import busiest_leader, differing_shards, lost
 from cluster.demo_corpus import Docstring, docstrings, source_files, standard_library
 from cluster.demo_failover import SteadyWriter, longest_pause_s
 from cluster.demo_load import Payload, create_collection, patiently, store_all
-from cluster.demo_search import QUESTIONS, Found, ask, median_ms
+from cluster.demo_search import QUESTIONS, Found, ask, ask_in_words, median_ms
 from cluster.errors import CommandFailed
 from cluster.ports import free_base
 from cluster.supervisor import Shape, Supervisor, supervised
@@ -38,6 +38,8 @@ TIMED_SEARCHES: Final = 200
 WRITERS: Final = 4
 EMBED_BATCH: Final = 1000
 POLL_S: Final = 0.1
+# The demo embeds with the bundled model, and so have its nodes to.
+EMBEDDING: Final = "RECOLLECT_EMBEDDING_"
 
 Answers = tuple[list[Found], list[Found]]
 """What was found for a question without and with its filter."""
@@ -84,7 +86,8 @@ def prepared(data: Path, port: int | None, environment: Mapping[str, str]) -> It
             f"{data} holds a cluster already", hint="choose a new folder with --data"
         )
     base = free_base(NODES, random.Random()) if port is None else port
-    with supervised(data, Shape(NODES), port=base, environment=environment) as supervisor:
+    own = {name: text for name, text in environment.items() if not name.startswith(EMBEDDING)}
+    with supervised(data, Shape(NODES), port=base, environment=own) as supervisor:
         yield supervisor
 
 
@@ -173,6 +176,12 @@ class Demo:
         for question, (every, narrowed) in zip(QUESTIONS, self._answers, strict=True):
             self._voice.hits(question.text, every)
             self._voice.hits(f"... where {question.key} is '{question.value}'", narrowed)
+        text = QUESTIONS[0].text
+        with self._client(self._names[-1]) as client:
+            self._voice.hits(
+                f"'{text}' sent as words, which the node embeds itself",
+                patiently(partial(ask_in_words, client, text)),
+            )
 
     def _ask_all(self, nodes: Sequence[str]) -> list[Answers]:
         """Ask every question with and without its filter, each of another one of the nodes."""

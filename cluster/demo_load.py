@@ -54,8 +54,16 @@ def payload_of(text: Docstring) -> Payload:
 
 
 def create_collection(client: Client, size: int) -> None:
-    """Create the demo's collection of `size`-dimensional vectors."""
-    client.put(f"/collections/{COLLECTION}", {"vectors": {"size": size, "distance": "Cosine"}})
+    """Create the demo's collection: `size`-dimensional vectors of the nodes' own embedding.
+
+    The cluster is new, so a collection that exists is one that an earlier attempt has made.
+    """
+    body = {"vectors": {"size": size, "distance": "Cosine"}, "embedding_space": "default"}
+    try:
+        client.put(f"/collections/{COLLECTION}", body)
+    except CommandFailed as failure:
+        if failure.code != "collection_exists":
+            raise
 
 
 def store_all(

@@ -58,12 +58,10 @@ def ask(
     return [_found(hit) for hit in client.post(f"{POINTS_PATH}/query", body)["points"]]
 
 
-def ask_by_text(client: Client, question: str) -> list[dict[str, Any]]:
-    """Return what the node answers to a plain text, which it embeds itself."""
-    hits: list[dict[str, Any]] = client.post(
-        "/vectors/search", {"query": question, "k": BEST, "collection": COLLECTION}
-    )
-    return hits
+def ask_in_words(client: Client, question: str) -> list[Found]:
+    """Return the best hits for a plain text, which the node embeds itself."""
+    body = {"query": question, "k": BEST, "collection": COLLECTION}
+    return [_found(hit) for hit in client.post("/vectors/search", body)]
 
 
 def median_ms(client: Client, vectors: Iterable[list[float]]) -> float:

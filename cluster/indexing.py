@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from storage.index_set import IndexSet
-
 from cluster.metadata import ClusterView, MetadataMachine
 from cluster.replica import Replica
 from cluster.shard import ShardMachine
 from cluster.state_machine import Change
+from storage.index_set import IndexSet
 
 Row = tuple[int, int, bytes, bytes]
 """(seq, version, id, vector)."""

@@ -28,7 +28,7 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.peer_methods import PROPOSE, READ_INDEX, Propose, ReadIndex
-from cluster.routing import GroupReplica, Routing, group_name
+from cluster.routing import METADATA_GROUP, GroupReplica, Routing
 
 PAUSE_FIRST_S: Final = 0.02
 PAUSE_MAX_S: Final = 0.32
@@ -54,9 +54,10 @@ class _Trail:
 
     def verdict(self, group: int) -> Unavailable:
         """Return what to tell the caller once time is up."""
+        whose = "the metadata group has " if group == METADATA_GROUP else ""
         if self.last is None:
-            return Unavailable(f"no node of {group_name(group)} can be reached")
-        text = f"no leader of {group_name(group)} answered: {self.last.message}"
+            return Unavailable(f"{whose}no node that could be asked in time")
+        text = f"{whose}no leader that answers ({self.last.message})"
         return OutcomeUnknown(text) if self.unknown else Unavailable(text)
 
     def note(self, error: RecollectError) -> None:
@@ -138,14 +139,15 @@ class Leaders:
     ) -> Result:
         replica = self._replica(group)
         if not replica.is_leader:
-            raise NotLeader(f"another node leads {group_name(group)}", leader=replica.leader)
+            text = "no leader is known" if replica.leader is None else "another node leads"
+            raise NotLeader(text, leader=replica.leader)
         command = seal_command(request_id, self._routing.wall_ms(), body)
         return await replica.propose(command, deadline_s)
 
     def _replica(self, group: int) -> GroupReplica:
         replica = self._routing.replica(group)
         if replica is None:
-            raise NotLeader(f"{self._routing.me} has no replica of {group_name(group)}")
+            raise NotLeader(f"{self._routing.me} has no replica")
         return replica
 
     async def _at_leader(self, group: int, ask: Ask[ValueType], deadline_s: float) -> ValueType:
@@ -159,6 +161,8 @@ class Leaders:
         clock = self._routing.clock
         while True:
             for node in self._candidates(group, trail):
+                if clock() >= deadline_s:
+                    break
                 try:
                     return await self._ask(group, node, ask, deadline_s)
                 except RecollectError as error:
@@ -166,8 +170,6 @@ class Leaders:
                         raise
                     self._forget(group, node)
                     trail.note(error)
-                if clock() >= deadline_s:
-                    break
             if clock() + pause_s >= deadline_s:
                 raise trail.verdict(group)
             await self._routing.sleep(pause_s)

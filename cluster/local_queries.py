@@ -102,7 +102,7 @@ def _slices(
     machines: Machines, wanted: Mapping[int, Sequence[bytes]], rows: int
 ) -> Iterator[tuple[int, Sequence[bytes]]]:
     for shard in machines:
-        ids = wanted[shard]
+        ids = wanted.get(shard, ())
         for start in range(0, len(ids), rows):
             yield shard, ids[start : start + rows]
 

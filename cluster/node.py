@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from aiohttp import web
-from storage.index_set import IndexSet
 
 from cluster.api.app import build_app
 from cluster.api.server import ApiRunner
@@ -39,6 +38,7 @@ from cluster.readiness import Readiness
 from cluster.replica import Replica
 from cluster.router import Router
 from cluster.shard import ShardMachine
+from storage.index_set import IndexSet
 
 log = logging.getLogger("recollect.node")
 

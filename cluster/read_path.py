@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 import orjson
 
-from cluster.errors import RecollectError, ShardsUnavailable
+from cluster.errors import RecollectError
 from cluster.fan_out import fan_out
 from cluster.leaders import Leaders
 from cluster.local_reads import LocalReads
@@ -29,7 +29,7 @@ from cluster.model import Collection, Options, Record
 from cluster.peer_methods import Count, Fetch, Fetched, FetchedRow, FoundId, Page
 from cluster.ring import shards_of
 from cluster.routing import Routing
-from cluster.scatter import Gathered, ReadTerms, Scatter
+from cluster.scatter import Gathered, ReadTerms, Scatter, shards_unavailable
 from cluster.write_commands import canonical_ids
 from storage.filters import Filter
 from storage.ids import PointId, decode_id
@@ -172,7 +172,7 @@ class ReadPath:
             else:
                 indexes[shard] = answer
         if failures:
-            raise ShardsUnavailable("; ".join(failures.values()), shards=tuple(failures))
+            raise shards_unavailable(failures)
         return indexes
 
     def _by_shard(self, ids: Iterable[bytes]) -> dict[int, list[bytes]]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -78,7 +78,7 @@ class Router:
     replicas: Mapping[int, ShardReplica]
     channel: PeerChannel
     indexes: IndexSet
-    executor: ThreadPoolExecutor
+    executor: Executor
     clock: Callable[[], float]
     wall_ms: Callable[[], int]
     request_ids: Callable[[], str]

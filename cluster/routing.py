@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final, ParamSpec, Protocol, TypeVar
 
@@ -87,7 +87,7 @@ class Routing:
     local_view: Callable[[], ClusterView | None]
     replicas: Mapping[int, ShardReplica]
     peers: Peers
-    executor: ThreadPoolExecutor
+    executor: Executor
     clock: Callable[[], float]
     wall_ms: Callable[[], int]
     sleep: Callable[[float], Awaitable[None]]
@@ -141,8 +141,3 @@ class Routing:
         """Run blocking work on a thread of the pool."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.executor, lambda: work(*args, **kwargs))
-
-
-def group_name(group: int) -> str:
-    """Return how a message calls a group."""
-    return "the metadata group" if group == METADATA_GROUP else f"shard {group}"

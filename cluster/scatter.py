@@ -52,10 +52,16 @@ class Gathered(Generic[FoundType]):
     def require_all(self) -> None:
         """Raise ShardsUnavailable, naming them, when shards are missing."""
         if self.missing:
-            raise ShardsUnavailable(
-                "; ".join(f"shard {shard}: {why}" for shard, why in sorted(self.missing.items())),
-                shards=tuple(sorted(self.missing)),
-            )
+            raise shards_unavailable(self.missing)
+
+
+def shards_unavailable(reasons: Mapping[int, str]) -> ShardsUnavailable:
+    """Return the error that names these shards, those of one reason together."""
+    together: dict[str, list[str]] = {}
+    for shard, reason in sorted(reasons.items()):
+        together.setdefault(reason, []).append(str(shard))
+    text = "; ".join(f"shard {', '.join(shards)}: {why}" for why, shards in together.items())
+    return ShardsUnavailable(text, shards=tuple(sorted(reasons)))
 
 
 class Scatter:
@@ -115,13 +121,15 @@ class _Read(Generic[QueryType, FoundType]):
             assignment, uncovered = cover(candidates, self.routing.me)
             for shard in uncovered:
                 if not asked[shard]:
-                    gathered.missing[shard] = "none of its replicas can be reached"
+                    gathered.missing[shard] = (
+                        "no replica can be reached that is in touch with its leader"
+                    )
             if not assignment:
                 return
             for node, shards in assignment.items():
                 for shard in shards:
                     asked[shard].add(node)
-            await self._round(assignment, gathered)
+            await self._round(assignment, asked, gathered)
 
     def _candidates(self, shard: int, asked: set[str], first: Mapping[int, str]) -> list[str]:
         if shard in first and not asked:
@@ -134,14 +142,27 @@ class _Read(Generic[QueryType, FoundType]):
             return self.local.has_fresh(shard)
         return self.routing.peers.connected(node)
 
-    async def _round(self, assignment: Assignment, gathered: Gathered[FoundType]) -> None:
-        answers = await fan_out([self._ask(node, shards) for node, shards in assignment.items()])
+    async def _round(
+        self,
+        assignment: Assignment,
+        asked: Mapping[int, set[str]],
+        gathered: Gathered[FoundType],
+    ) -> None:
+        calls = [
+            self._ask(node, shards, self._until(shards, asked))
+            for node, shards in assignment.items()
+        ]
+        answers = await fan_out(calls)
         for (node, shards), answer in zip(assignment.items(), answers, strict=True):
             self._note(node, shards, answer, gathered)
 
-    async def _ask(self, node: str, shards: list[int]) -> ShardAnswer[FoundType]:
-        now_s = self.routing.clock()
-        until_s = now_s + (self.terms.deadline_s - now_s) / 2
+    def _until(self, shards: Sequence[int], asked: Mapping[int, set[str]]) -> float:
+        """Return how long to wait for a node: half of the time if others could follow it."""
+        now_s, deadline_s = self.routing.clock(), self.terms.deadline_s
+        others = any(len(asked[shard]) < len(self.routing.members(shard)) for shard in shards)
+        return now_s + (deadline_s - now_s) / 2 if others else deadline_s
+
+    async def _ask(self, node: str, shards: list[int], until_s: float) -> ShardAnswer[FoundType]:
         required = {
             shard: self.terms.required[shard] for shard in shards if shard in self.terms.required
         }

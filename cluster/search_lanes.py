@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -54,7 +54,7 @@ _GroupKey = tuple[SearchableIndex, int, int | None]
 class SearchLanes:
     """See the module. `lanes`: searches' calls under way at the same time."""
 
-    def __init__(self, executor: ThreadPoolExecutor, lanes: int) -> None:
+    def __init__(self, executor: Executor, lanes: int) -> None:
         assert lanes > 0, "something must search"
         self._executor = executor
         self._free = lanes

@@ -184,7 +184,7 @@ def hits_of(found: Sequence[Found], rows: Rows) -> list[Hit]:
         if row is not None:
             vector = None if row.vector is None else np.frombuffer(row.vector, "<f4")
             payload = None if row.payload is None else orjson.loads(row.payload)
-            hits.append(Hit(decode_id(hit.id), hit.version, hit.score, vector, payload))
+            hits.append(Hit(decode_id(hit.id), row.version, hit.score, vector, payload))
     return hits
 
 

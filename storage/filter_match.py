@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, assert_never
 
-from storage.filter_time import read_time
-from storage.filter_tree import (
+from storage.filter_nodes import (
     EVERY,
     INTEGER_MAX,
     INTEGER_MIN,
@@ -24,8 +23,11 @@ from storage.filter_tree import (
     MatchValue,
     NumberRange,
     TimeRange,
+    ValueEmpty,
+    ValueNull,
     ValuesCount,
 )
+from storage.filter_time import read_time
 from storage.ids import PointId, encode_id
 
 
@@ -61,23 +63,31 @@ _Test = (
     | ValuesCount
     | IsEmpty
     | IsNull
+    | ValueEmpty
+    | ValueNull
 )
+_ElementTest = MatchValue | MatchAny | MatchExcept | MatchText | NumberRange | TimeRange
 
 
 def _holds(condition: _Test, values: list[Any]) -> bool:
     match condition:
         case IsEmpty():
             return not any(map(_count, values))
-        case IsNull(within=within):
-            return None in (_elements(values) if within else values)
+        case IsNull():
+            return None in values
+        case ValueEmpty(expected=expected):
+            empty = [not _count(value) for value in values] or [True]
+            return expected in empty
+        case ValueNull(expected=expected):
+            null = [None in _elements([value]) for value in values] or [False]
+            return expected in null
         case ValuesCount(bounds=bounds):
             return any(_within(bounds, _count(value)) for value in values)
-    return any(map(_element_test(condition), _elements(values)))
+        case _:
+            return any(map(_element_test(condition), _elements(values)))
 
 
-def _element_test(
-    condition: MatchValue | MatchAny | MatchExcept | MatchText | NumberRange | TimeRange,
-) -> Callable[[Any], bool]:
+def _element_test(condition: _ElementTest) -> Callable[[Any], bool]:
     match condition:
         case MatchValue(value=value):
             return partial(_listed, (value,))
@@ -85,12 +95,14 @@ def _element_test(
             return partial(_listed, values)
         case MatchExcept(values=values):
             return lambda each: each is not None and not _listed(values, each)
-        case MatchText(text=text):
-            return lambda each: isinstance(each, str) and text in each
+        case MatchText(texts=texts):
+            return lambda each: isinstance(each, str) and any(text in each for text in texts)
         case NumberRange(bounds=bounds):
             return partial(_number_within, bounds)
         case TimeRange(bounds=bounds):
             return partial(_time_within, bounds)
+        case _:
+            assert_never(condition)
 
 
 def _values(value: Any, key: Key) -> Iterator[Any]:

@@ -12,8 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from storage.filter_time import read_time
-from storage.filter_tree import (
+from storage.filter_nodes import (
     EVERY,
     INTEGER_MAX,
     INTEGER_MIN,
@@ -31,8 +30,11 @@ from storage.filter_tree import (
     MinShould,
     NumberRange,
     TimeRange,
+    ValueEmpty,
+    ValueNull,
     ValuesCount,
 )
+from storage.filter_time import read_time
 from storage.ids import encode_id
 
 DEPTH_MAX: Final = 16
@@ -45,12 +47,17 @@ _CLAUSES: Final = ("must", "should", "must_not", "min_should")
 _TESTS: Final = ("match", "range", "values_count", "is_empty", "is_null")
 _BARE: Final = ("has_id", "is_empty", "is_null")
 _CONDITION: Final = ("key", "has_id", *_TESTS, *_CLAUSES)
-_MATCHES: Final = ("value", "any", "except", "text")
+_MATCHES: Final = ("value", "any", "except", "text", "phrase", "text_any")
+_TEXTS: Final = ("text", "phrase", "text_any")
 _BOUNDS: Final = ("gt", "gte", "lt", "lte")
 _LACKING: Final = (
-    "geo_radius", "geo_bounding_box", "geo_polygon", "nested", "has_vector", "slice",
-    "phrase", "text_any",
-)  # fmt: skip
+    "geo_radius",
+    "geo_bounding_box",
+    "geo_polygon",
+    "nested",
+    "has_vector",
+    "slice",
+)
 _STEP: Final = re.compile(r'\.?(?:([^.\[\]"]+)|"([^"]*)")|\[([0-9]{1,9})\]|(\[\])')
 
 _Fields = dict[str, Any]
@@ -101,7 +108,7 @@ class _Reader:
         for name in ("conditions", "min_count"):
             if name not in fields:
                 raise FilterError(f"{path}.{name}", "missing")
-        count = _integer(fields["min_count"], f"{path}.min_count", least=0)
+        count = _count(fields["min_count"], f"{path}.min_count")
         found = self._conditions_of(fields["conditions"], f"{path}.conditions", depth)
         return MinShould(found, count) if found else None
 
@@ -160,11 +167,11 @@ def _field_condition(fields: _Fields, path: str) -> Condition:
         return _range(key, fields[name], path)
     if name == "values_count":
         limits = _fields(fields[name], path, _BOUNDS)
-        return ValuesCount(key, _bounds(limits, path, lambda *at: _integer(*at, least=0)))
-    found: Condition = IsEmpty(key) if name == "is_empty" else IsNull(key, within=True)
+        return ValuesCount(key, _bounds(limits, path, _count))
     if not isinstance(fields[name], bool):
         raise FilterError(path, "expected true or false")
-    return found if fields[name] else Filter(must_not=(found,))
+    kind = ValueEmpty if name == "is_empty" else ValueNull
+    return kind(key, fields[name])
 
 
 def _match(key: Key, raw: object, path: str) -> Condition:
@@ -175,8 +182,9 @@ def _match(key: Key, raw: object, path: str) -> Condition:
     path = f"{path}.{name}"
     if name == "value":
         return MatchValue(key, value if isinstance(value, bool) else _scalar(value, path))
-    if name == "text":
-        return MatchText(key, _text(value, path))
+    if name in _TEXTS:
+        text = _text(value, path)
+        return MatchText(key, _words(text, path) if name == "text_any" else (text,))
     values = _list_of(value, path, _scalar)
     for position, each in enumerate(values):
         if type(each) is not type(values[0]):
@@ -257,7 +265,9 @@ def _scalar(raw: Any, path: str) -> int | str:
     if isinstance(raw, str):
         return _text(raw, path)
     if type(raw) is int:
-        return _integer(raw, path)
+        if not INTEGER_MIN <= raw <= INTEGER_MAX:
+            raise FilterError(path, "an integer outside -2^63..2^63-1")
+        return raw
     raise FilterError(path, "expected text or an integer; for other numbers use a range")
 
 
@@ -271,12 +281,17 @@ def _text(raw: Any, path: str) -> str:
     return raw
 
 
-def _integer(raw: Any, path: str, *, least: int = INTEGER_MIN) -> int:
-    if type(raw) is not int:
-        raise FilterError(path, "expected an integer")
-    if not least <= raw <= INTEGER_MAX:
-        raise FilterError(path, f"an integer outside {least}..2^63-1")
-    return raw
+def _words(text: str, path: str) -> tuple[str, ...]:
+    words = tuple(dict.fromkeys(text.split()))
+    if len(words) > LIST_MAX:
+        raise FilterError(path, f"a list has at most {LIST_MAX} words")
+    return words
+
+
+def _count(raw: Any, path: str) -> int:
+    if type(raw) is not int or raw < 0:
+        raise FilterError(path, "expected an integer of at least 0")
+    return min(raw, INTEGER_MAX)
 
 
 def _number(raw: Any, path: str) -> int | float:

@@ -9,20 +9,20 @@ Invariants:
   escapes is therefore looked up among the members instead of by a path.
 * `json_each` reads text as JSON, so a stored text that looks like JSON must not come near it:
   each step asks for the type first.
-* Deep conditions come first, so that SQLite's parser, whose stack has 100 places, has finished
-  them before it holds anything of their neighbours.
+* SQLite's parser has a stack of 100 places. Deep conditions come first, so that it has finished
+  them before it holds anything of their neighbours, and no parenthesis is idle.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple, assert_never
 
 import orjson
 
-from storage.filter_time import TIME_SQL
-from storage.filter_tree import (
+from storage.filter_nodes import (
     EVERY,
     INTEGER_MAX,
     INTEGER_MIN,
@@ -39,8 +39,11 @@ from storage.filter_tree import (
     MatchValue,
     NumberRange,
     TimeRange,
+    ValueEmpty,
+    ValueNull,
     ValuesCount,
 )
+from storage.filter_time import TIME_SQL
 
 
 class SqlFilter(NamedTuple):
@@ -63,6 +66,10 @@ class _Place(NamedTuple):
 _Test = Callable[[SqlFilter, SqlFilter], SqlFilter]
 """Makes a condition of the type and the content of a value."""
 
+_ElementCondition = MatchValue | MatchAny | MatchExcept | MatchText | NumberRange | TimeRange
+
+_TRUE: Final = SqlFilter("1", [])
+_FALSE: Final = SqlFilter("0", [])
 _ESCAPED: Final = re.compile(r'["\\\x00-\x1f]')
 _ID_PARTS: Final = """id IN (
 WITH RECURSIVE part (start) AS (
@@ -93,69 +100,90 @@ def _join(parts: Iterable[SqlFilter], operator: str) -> SqlFilter:
 
 
 def _filter(f: Filter) -> SqlFilter:
-    terms = list(map(_condition, _deep_first(f.must)))
+    clauses: list[tuple[int, Callable[[], SqlFilter]]] = [
+        (_depth(each), partial(_condition, each)) for each in f.must
+    ]
     if f.should:
-        terms.append(_sql("({})", _join(map(_condition, _deep_first(f.should)), " OR ")))
+        clauses.append((_depth(f.should), lambda: _chain(f.should, " OR ")))
     if f.must_not:
-        terms.append(_sql("NOT ({})", _join(map(_condition, _deep_first(f.must_not)), " OR ")))
-    if f.min_should is not None:
-        conditions = map(_condition, _deep_first(f.min_should.conditions))
-        least = min(f.min_should.min_count, INTEGER_MAX)
-        terms.append(_sql("({}) >= {}", _join(conditions, " + "), _value(least)))
-    return _join(terms, " AND ") if terms else SqlFilter("1", [])
+        clauses.append((_depth(f.must_not), lambda: _sql("{} = 0", _chain(f.must_not, " OR "))))
+    few = f.min_should
+    if few is not None:
+        least = _value(few.min_count)
+        chosen = few.conditions
+        clauses.append((_depth(chosen), lambda: _sql("{} >= {}", _chain(chosen, " + "), least)))
+    clauses.sort(key=lambda clause: -clause[0])
+    return _sql("({})", _join((write() for _, write in clauses), " AND ")) if clauses else _TRUE
 
 
-def _deep_first(conditions: Sequence[Condition]) -> list[Condition]:
-    return sorted(conditions, key=_depth, reverse=True)
+def _chain(conditions: Sequence[Condition], operator: str) -> SqlFilter:
+    written = map(_condition, sorted(conditions, key=_depth, reverse=True))
+    return next(written) if len(conditions) == 1 else _sql("({})", _join(written, operator))
 
 
-def _depth(condition: Condition) -> int:
-    if not isinstance(condition, Filter):
-        return 0
-    few = condition.min_should.conditions if condition.min_should else ()
-    inner = (*condition.must, *condition.should, *condition.must_not, *few)
-    return 1 + max(map(_depth, inner), default=0)
+def _depth(condition: Condition | Sequence[Condition]) -> int:
+    """Return how many filters lie within each other."""
+    if isinstance(condition, Filter):
+        few = condition.min_should.conditions if condition.min_should else ()
+        inner = (*condition.must, *condition.should, *condition.must_not, *few)
+        return 1 + _depth(inner)
+    return max(map(_depth, condition), default=0) if isinstance(condition, Sequence) else 0
 
 
 def _condition(condition: Condition) -> SqlFilter:
     """Return an operand: in parentheses, and 0 or 1."""
+    if isinstance(condition, Filter):
+        return _filter(condition)
+    if isinstance(condition, HasId):
+        return _has_id(condition.ids)
+    place = _place(condition.key)
     match condition:
-        case Filter():
-            return _sql("({})", _filter(condition))
-        case HasId(ids=ids):
-            return _has_id(ids)
-        case IsEmpty(key=key):
-            return _sql("(NOT {})", _somewhere(_place(key), _is_filled))
-        case IsNull(key=key, within=False):
-            return _somewhere(_place(key), lambda place: _sql("{} IS 'null'", place.type))
-        case ValuesCount(key=key, bounds=bounds):
-            return _somewhere(_place(key), lambda place: _count_within(place, bounds))
-    test = _element_test(condition)
-    return _somewhere(_place(condition.key), lambda place: _any_element(place, test))
+        case IsEmpty():
+            return _not(_somewhere(place, _is_filled(place)))
+        case IsNull():
+            return _somewhere(place, _sql("{} IS 'null'", place.type))
+        case ValueEmpty(expected=False):
+            return _somewhere(place, _is_filled(place))
+        case ValueEmpty():
+            return _found_or_nothing(place, _sql("NOT {}", _is_filled(place)))
+        case ValueNull(expected=True):
+            return _somewhere(place, _any_element(place, _is_null))
+        case ValueNull():
+            return _found_or_nothing(place, _sql("NOT {}", _any_element(place, _is_null)))
+        case ValuesCount(bounds=bounds):
+            return _somewhere(place, _count_within(place, bounds))
+        case _:
+            return _somewhere(place, _any_element(place, _element_test(condition)))
 
 
-def _element_test(
-    condition: MatchValue | MatchAny | MatchExcept | MatchText | NumberRange | TimeRange | IsNull,
-) -> _Test:
+def _element_test(condition: _ElementCondition) -> _Test:
     match condition:
         case MatchValue(value=value):
             return lambda kind, each: _equals(kind, each, value)
         case MatchAny(values=values):
             return lambda kind, each: _listed(kind, each, values)
         case MatchExcept(values=values):
-            return lambda kind, each: _sql(
-                "ifnull({}, 'null') <> 'null' AND NOT ({})", kind, _listed(kind, each, values)
-            )
-        case MatchText(text=text):
-            return lambda kind, each: _sql(
-                "{} IS 'text' AND instr({}, {}) > 0", kind, each, _value(text)
-            )
+            return lambda kind, each: _not_listed(kind, each, values)
+        case MatchText(texts=texts):
+            return lambda kind, each: _contains(kind, each, texts)
         case NumberRange(bounds=bounds):
             return lambda kind, each: _number_within(kind, each, bounds)
         case TimeRange(bounds=bounds):
             return lambda kind, each: _time_within(kind, each, bounds)
-        case IsNull():
-            return lambda kind, _: _sql("{} IS 'null'", kind)
+        case _:
+            assert_never(condition)
+
+
+def _is_null(kind: SqlFilter, _: SqlFilter) -> SqlFilter:
+    return _sql("{} IS 'null'", kind)
+
+
+def _contains(kind: SqlFilter, each: SqlFilter, texts: Sequence[str]) -> SqlFilter:
+    if len(texts) == 1:
+        return _sql("{} IS 'text' AND instr({}, {}) > 0", kind, each, _value(texts[0]))
+    words = _value(orjson.dumps(texts).decode())
+    found = _sql("SELECT 1 FROM json_each({}) AS w WHERE instr({}, w.value) > 0", words, each)
+    return _sql("{} IS 'text' AND EXISTS ({})", kind, found)
 
 
 def _equals(kind: SqlFilter, each: SqlFilter, value: bool | int | str) -> SqlFilter:  # noqa: FBT001
@@ -170,8 +198,15 @@ def _listed(kind: SqlFilter, each: SqlFilter, values: Sequence[int | str]) -> Sq
     name = "text" if values and isinstance(values[0], str) else "integer"
     inside = _value(orjson.dumps(values).decode())
     return _sql(
-        f"{{}} IS '{name}' AND {{}} IN (SELECT value FROM json_each({{}}))", kind, each, inside
+        f"{{}} IS '{name}' AND {{}} IN (SELECT value FROM json_each({{}}))",  # noqa: S608
+        kind,
+        each,
+        inside,
     )
+
+
+def _not_listed(kind: SqlFilter, each: SqlFilter, values: Sequence[int | str]) -> SqlFilter:
+    return _sql("ifnull({}, 'null') <> 'null' AND NOT ({})", kind, _listed(kind, each, values))
 
 
 def _number_within(kind: SqlFilter, each: SqlFilter, bounds: Bounds) -> SqlFilter:
@@ -204,6 +239,7 @@ def _between(number: SqlFilter, bounds: Bounds) -> SqlFilter:
     for limit, step in ((bounds.lt, 1), (bounds.lte, 0)):
         if limit is not None:
             highest = min(highest, int(limit) - step)
+    lowest, highest = min(lowest, INTEGER_MAX), max(highest, INTEGER_MIN)
     return _sql("{} BETWEEN {} AND {}", number, _value(lowest), _value(highest))
 
 
@@ -226,15 +262,29 @@ def _any_element(place: _Place, test: _Test) -> SqlFilter:
     )
 
 
-def _somewhere(place: _Place, test: Callable[[_Place], SqlFilter]) -> SqlFilter:
+def _somewhere(place: _Place, test: SqlFilter) -> SqlFilter:
+    """Return whether the test holds at one of the values, as an operand."""
     if place.rows is None:
-        return _sql("({})", test(place))
-    return _sql("EXISTS (SELECT 1 FROM {} AND {})", place.rows, test(place))
+        return _sql("({})", test)
+    return _sql("EXISTS (SELECT 1 FROM {} AND {})", place.rows, test)
+
+
+def _found_or_nothing(place: _Place, test: SqlFilter) -> SqlFilter:
+    """Return whether the test holds at one of the values, or there are none."""
+    there = _sql("{} IS NOT NULL", place.type)
+    found = _somewhere(place, _sql("{} AND {}", there, test))
+    return _sql("({} OR {})", found, _not(_somewhere(place, there)))
+
+
+def _not(operand: SqlFilter) -> SqlFilter:
+    return _sql("({} = 0)", operand)
 
 
 def _place(key: Key) -> _Place:
     """Follow a key: by one JSON path as far as it goes, by a join where it spreads."""
-    document, path, tables, names = SqlFilter("payload", []), "$", [], []
+    document, path = SqlFilter("payload", []), "$"
+    tables: list[SqlFilter] = []
+    names: list[SqlFilter] = []
     for step in key:
         if isinstance(step, int):
             path += f"[{step}]"
@@ -251,9 +301,6 @@ def _place(key: Key) -> _Place:
     if tables:
         rows = _sql("{} WHERE {}", _join(tables, " CROSS JOIN "), _join([_TRUE, *names], " AND "))
     return _arrive(document, path, rows, f"s{len(tables) - 1}")
-
-
-_TRUE: Final = SqlFilter("1", [])
 
 
 def _members(document: SqlFilter, path: str, kind: str) -> SqlFilter:
@@ -286,4 +333,4 @@ def _has_id(ids: Sequence[bytes]) -> SqlFilter:
         packed = b"".join(each for each in ids if len(each) == size)
         width, total = _value(size), _value(len(packed))
         terms.append(_sql(_ID_PARTS, width, width, total, _value(packed), width))
-    return _sql("({})", _join(terms, " OR ")) if terms else SqlFilter("0", [])
+    return _sql("({})", _join(terms, " OR ")) if terms else _FALSE

@@ -25,32 +25,33 @@ _DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 _CLOCK = "[0-2][0-9]:[0-5][0-9]:[0-6][0-9]"
 
 TIME_SQL: Final = f"""(
-SELECT CASE WHEN moment GLOB '{_DAY}[Tt ]{_CLOCK}*' AND substr(moment, 12, 2) < '24'
-  AND substr(moment, 18, 2) <= '60' AND moment >= '0001' AND date(day, '+0 days') = day
-  AND (zone = '' OR substr(zone, 2, 2) < '24')
-  AND (part = '' OR (part GLOB '.[0-9]*' AND substr(part, 2) NOT GLOB '*[^0-9]*'))
-THEN (
-  strftime('%s', day) + substr(moment, 12, 2) * 3600 + substr(moment, 15, 2) * 60
-  + substr(moment, 18, 2)
-  - (substr(zone, 2, 2) * 3600 + substr(zone, -2) * 60) * iif(zone GLOB '-*', -1, 1)
-) * 1000000 + CAST(substr(substr(part, 2) || '000000', 1, 6) AS INTEGER) END
-FROM (
+WITH given (text) AS (SELECT {{}}),
+filled (moment) AS (
+  SELECT CASE length(text)
+    WHEN 10 THEN text || 'T00:00:00' WHEN 16 THEN text || ':00' ELSE text END FROM given
+), sized AS (
+  SELECT moment, CASE
+    WHEN moment GLOB '*[Zz]' THEN 1
+    WHEN substr(moment, 20) GLOB '*[+-][0-9][0-9]:[0-5][0-9]' THEN 6
+    WHEN substr(moment, 20) GLOB '*[+-][0-9][0-9][0-5][0-9]' THEN 5
+    ELSE 0 END AS size
+  FROM filled WHERE moment GLOB '{_DAY}[Tt ]{_CLOCK}*'
+), cut AS (
   SELECT moment, substr(moment, 1, 10) AS day,
     substr(moment, 20, length(moment) - 19 - size) AS part,
     iif(size > 1, substr(moment, -size), '') AS zone
-  FROM (
-    SELECT moment, CASE
-      WHEN substr(moment, 20) GLOB '*[Zz]' THEN 1
-      WHEN substr(moment, 20) GLOB '*[+-][0-9][0-9]:[0-5][0-9]' THEN 6
-      WHEN substr(moment, 20) GLOB '*[+-][0-9][0-9][0-5][0-9]' THEN 5
-      ELSE 0 END AS size
-    FROM (
-      SELECT CASE length(text)
-        WHEN 10 THEN text || 'T00:00:00' WHEN 16 THEN text || ':00' ELSE text END AS moment
-      FROM (SELECT {{}} AS text)
-    )
-  )
-))"""
+  FROM sized
+)
+SELECT (
+  strftime('%s', day) + substr(moment, 12, 2) * 3600 + substr(moment, 15, 2) * 60
+  + substr(moment, 18, 2)
+  - (substr(zone, 2, 2) * 3600 + substr(zone, -2) * 60) * iif(zone GLOB '-*', -1, 1)
+) * 1000000 + CAST(substr(substr(part, 2) || '000000', 1, 6) AS INTEGER)
+FROM cut
+WHERE substr(moment, 12, 2) < '24' AND substr(moment, 18, 2) <= '60' AND moment >= '0001'
+  AND date(day, '+0 days') = day AND (zone = '' OR substr(zone, 2, 2) < '24')
+  AND (part = '' OR (part GLOB '.[0-9]*' AND substr(part, 2) NOT GLOB '*[^0-9]*'))
+)"""  # noqa: S608 - made of the patterns above
 """The moment in the text that takes the place of `{}`, in microseconds; NULL if it is none."""
 
 

@@ -2,7 +2,7 @@
 
 It is Qdrant's: `must`, `should`, `must_not` and `min_should` hold conditions, each a filter again,
 a test of the payload under a key, or a list of ids. A request is parsed once, at the border, into
-a tree (`filter_tree`); the tree is sent to other nodes, turned into SQL for a shard
+a tree (`filter_nodes`); the tree is sent to other nodes, turned into SQL for a shard
 (`filter_sql`), or asked about one point (`matches`). SQL and `matches` agree on every point.
 
 Where Qdrant's answer depends on a payload index, this is its answer without one: `match.text`
@@ -12,7 +12,7 @@ looks for a part of the text.
 from __future__ import annotations
 
 from storage.filter_match import matches
+from storage.filter_nodes import Filter
 from storage.filter_parse import FilterError, parse_filter
-from storage.filter_tree import Filter
 
 __all__ = ["Filter", "FilterError", "matches", "parse_filter"]

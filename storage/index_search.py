@@ -40,7 +40,7 @@ _FETCH_COST: Final = 10
 _WIDEN: Final = 4
 _UNREACHED_MIN: Final = 64
 
-_EVERYTHING: Final = Selection(None, None)
+EVERYTHING: Final = Selection(None, None)
 _NO_SLOTS: Final[Numbers] = np.empty(0, dtype=np.int64)
 _NO_KEYS: Final[Keys] = np.empty(0, dtype=np.float32)
 
@@ -63,10 +63,10 @@ class _Found(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """What a search is asked for. No selection: every row counts."""
+    """What a search is asked for."""
 
     limit: int
-    selection: Selection | None = None
+    selection: Selection = EVERYTHING
     ef: int | None = None
     exact: bool = False
 
@@ -87,7 +87,7 @@ def search(state: IndexState, query: Query, ask: Ask) -> list[IndexHit]:
 
 def search_many(state: IndexState, queries: list[Query], ask: Ask) -> list[list[IndexHit]]:
     """Answer unrestricted searches with one call of hnswlib, which frees the interpreter."""
-    assert ask.selection is None, "one beam serves all queries only without a selection"
+    assert ask.selection is EVERYTHING, "one beam serves all queries only without a selection"
     answers: list[_Found | None] = [None] * len(queries)
     beam = _first_beam(state, ask)
     state.lock.acquire_read()
@@ -109,13 +109,13 @@ def search_many(state: IndexState, queries: list[Query], ask: Ask) -> list[list[
 def _first_beam(state: IndexState, ask: Ask) -> int:
     count = state.graph_count
     width = max(ask.ef, ask.limit) if ask.ef is not None else max(DEFAULT_EF, 2 * ask.limit)
-    if ask.selection is None:
+    with state.mutex:
+        whole = ask.selection.covers(state.table)
+        expected = count if whole else ask.selection.expected(state.table)
+    if whole:
         living = count - state.graph_dead
         beam = width if living == count else math.ceil(width * count / max(living, 1))
-        expected = count
     else:
-        with state.mutex:
-            expected = ask.selection.expected(state.table)
         beam = width + math.ceil(2 * ask.limit * count / max(expected, 1))
     if ask.exact or beam > count // 2:
         beam = _VISIT_ALL
@@ -142,11 +142,11 @@ def _judge(state: IndexState, slots: Numbers, keys: Keys, ask: Ask) -> _Found | 
     """Keep the admitted ones of the graph's nearest slots; None if they are too few."""
     with state.mutex:
         table = state.table
-        if ask.selection is None and not len(state.tail):
+        if not len(state.tail) and ask.selection.covers(table):
             lead = slots[: ask.limit]
             if len(lead) == ask.limit and all(table.alive.take(lead).tolist()):
                 return _Found(table.records, lead, keys[: ask.limit], None)
-        admitted = (ask.selection or _EVERYTHING).at(table)
+        admitted = ask.selection.at(table)
         flags = admitted.flags(slots)
         tail = _tail_of(state, admitted)
         in_graph = admitted.count - (int(np.count_nonzero(tail.flags)) if tail else 0)
@@ -161,7 +161,7 @@ def _compare_all(
     """Compare every admitted row of the graph; None if there are more than expected to fetch."""
     with state.mutex:
         table = state.table
-        admitted = (ask.selection or _EVERYTHING).at(table)
+        admitted = ask.selection.at(table)
         tail = _tail_of(state, admitted)
         slots = admitted.slots()
         slots = slots[: np.searchsorted(slots, state.built)]

@@ -6,8 +6,8 @@ own sense, only when hits leave.
 
 Three rules keep keys finite and precise, so that no NaN ever reaches a graph or a sort:
 - rows and queries are finite float32 of the right length, else ValueError;
-- a norm above `NORM_MAX` is scaled down to it: |q||v| <= NORM_MAX^2 bounds every partial sum of a
-  dot product (Cauchy-Schwarz), and (|q|+|v|)^2 that of a squared distance, below float32's 3.4e38;
+- a norm above `NORM_MAX` is scaled down to it: |q||v| bounds every partial sum of a dot product
+  (Cauchy-Schwarz), and (|q|+|v|)^2 that of a squared distance, below float32's 3.4e38;
 - a query is normalised under Cosine, and under Dot multiplied by the power of two (exact) that
   brings its norm to [0.5, 1), because hnswlib computes 1 - q.v, which loses digits unless q.v is
   about 1. The score is multiplied back.
@@ -81,15 +81,15 @@ class Metric:
         prepared = _as_float32(vector)
         if prepared.shape != (self.dimension,):
             raise ValueError(f"a vector of shape {prepared.shape}, not ({self.dimension},)")
-        square = float(prepared.dot(prepared))
-        if not square < _SQUARE_MAX:
-            prepared = self._bounded(prepared.reshape(1, -1))[0]
+        with np.errstate(over="ignore", invalid="ignore"):
             square = float(prepared.dot(prepared))
+        if not square < _SQUARE_MAX:
+            bounded = self._bounded(prepared.reshape(1, -1))[0]
+            prepared = prepared if self.space == "ip" else bounded
         if self.distance == "Cosine":
             return Query(_normalised(prepared, square), 1.0)
-        if self.distance == "Dot" and square > 0.0:
-            _, exponent = math.frexp(math.sqrt(square))
-            return Query(np.ldexp(prepared, -exponent), math.ldexp(1.0, exponent))
+        if self.distance == "Dot":
+            return _scaled(prepared)
         return Query(prepared, 1.0)
 
     def keys(self, rows: Matrix, query: Keys, out: Keys) -> None:
@@ -118,31 +118,44 @@ class Metric:
         return keys
 
     def _bounded(self, matrix: Matrix) -> Matrix:
-        squares = np.einsum("ij,ij->i", matrix, matrix)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.einsum("ij,ij->i", matrix, matrix)
         suspects = np.flatnonzero(~(squares < _SQUARE_MAX))
         if not len(suspects):
             return matrix
         matrix = matrix.copy()
         for row in suspects.tolist():
-            wide = matrix[row].astype(np.float64)
-            norm = float(np.linalg.norm(wide))
+            norm = _norm(matrix[row])
             if not math.isfinite(norm):
                 raise ValueError(f"row {row}: a vector's elements are finite numbers")
-            matrix[row] = wide * (NORM_MAX * 0.999 / norm)
+            matrix[row] = matrix[row].astype(np.float64) * (NORM_MAX * 0.999 / norm)
         return matrix
+
+
+def _norm(vector: Keys) -> float:
+    """Return the norm in float64, in which no finite float32 vector over- or underflows."""
+    return float(np.linalg.norm(vector.astype(np.float64)))
 
 
 def _as_float32(vector: npt.ArrayLike) -> Keys:
     if isinstance(vector, np.ndarray) and vector.dtype == np.float32:
         return np.ascontiguousarray(vector)
-    with np.errstate(over="ignore"):  # an overflow becomes an infinity, which is refused by name
+    with np.errstate(over="ignore"):  # it becomes an infinity, which is refused by name
         return np.ascontiguousarray(vector, dtype=np.float32)
+
+
+def _scaled(vector: Keys) -> Query:
+    norm = _norm(vector)
+    if norm == 0.0:
+        return Query(vector, 1.0)
+    _, exponent = math.frexp(norm)
+    return Query(np.ldexp(vector, -exponent), math.ldexp(1.0, exponent))
 
 
 def _normalised(vector: Keys, square: float) -> Keys:
     if abs(square - 1.0) < _UNIT_TOLERANCE:
         return vector
-    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    norm = _norm(vector)
     if norm == 0.0:
         raise ValueError("a vector of norm zero has no direction, which Cosine compares")
     return np.asarray(vector.astype(np.float64) / norm, dtype=np.float32)

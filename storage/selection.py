@@ -40,6 +40,10 @@ class Selection:
         self._shards = shards
         self._allowed = allowed
 
+    def covers(self, table: SlotTable) -> bool:
+        """Return whether every live row is admitted, as far as shards can tell."""
+        return self._allowed is None and all(map(self._has, table.shards))
+
     def expected(self, table: SlotTable) -> int:
         """Estimate, without resolving it, how many rows the selection admits."""
         if self._allowed is not None:
@@ -50,7 +54,7 @@ class Selection:
         """Resolve the selection against the table as it is now. Needs the index's mutex."""
         if self._allowed is not None:
             return _BySlot(table, self._allowed_slots(table, self._allowed))
-        if all(self._has(shard) for shard in table.shards):
+        if self.covers(table):
             return _Everything(table)
         return _ByShard(table, [shard for shard in table.shards if self._has(shard)])
 

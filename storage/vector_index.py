@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from storage.index_builder import Builder, Clock, needs_rebuild
-from storage.index_search import DEFAULT_EF, Ask, search, search_many
+from storage.index_search import DEFAULT_EF, EVERYTHING, Ask, search, search_many
 from storage.index_state import Image, IndexState, Shape
 from storage.metric import Keys, Matrix
 from storage.selection import Selection
@@ -132,8 +132,7 @@ class VectorIndex:
         """
         _check(limit, ef)
         query = self._state.metric.query(vector)
-        whole = shards is None and allowed is None
-        selection = None if whole else Selection(shards, allowed)
+        selection = Selection(shards, allowed)
         return search(self._state, query, Ask(limit, selection, ef, exact))
 
     def search_many(
@@ -142,7 +141,7 @@ class VectorIndex:
         """Answer an unrestricted search for each of vectors[n, dimension]; raises as `search`."""
         _check(limit, ef)
         queries = [self._state.metric.query(vector) for vector in vectors]
-        ask = Ask(limit, None, ef, exact)
+        ask = Ask(limit, EVERYTHING, ef, exact)
         return search_many(self._state, queries, ask) if queries else []
 
     def build(self, limit: int) -> int:

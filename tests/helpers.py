@@ -45,14 +45,18 @@ def eventually(condition: Callable[[], T], timeout_s: float = 10.0, what: str = 
 
 
 def is_running(pid: int) -> bool:
-    """Say whether a process still executes; one that waits to be reaped does not."""
+    """Say whether a process still executes; one that only waits to be reaped does not.
+
+    While other threads of it are still ending they hold its files and ports: it counts as running.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    stat = Path(f"/proc/{pid}/stat")
+    place = Path(f"/proc/{pid}")
     with contextlib.suppress(OSError):
-        return stat.read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+        state = (place / "stat").read_text().rpartition(")")[2].split()[0]
+        return state not in {"Z", "X"} or len(list((place / "task").iterdir())) > 1
     return not Path("/proc/self").exists()
 
 

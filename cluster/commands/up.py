@@ -125,8 +125,7 @@ def _wait_ready(supervisor: Supervisor, stop: StopRequests, *, as_json: bool) ->
     slow_at_s = time.monotonic() + SLOW_START_S
     warned = False
     while not stop.count:
-        for death in _watch(supervisor, as_json=as_json):
-            _give_up(supervisor, death)
+        _watch(supervisor, as_json=as_json, starting=True)
         unready = supervisor.unready()
         if supervisor.pids and not unready:
             return
@@ -148,20 +147,20 @@ def _give_up(supervisor: Supervisor, death: Death) -> None:
     )
 
 
-def _watch(supervisor: Supervisor, *, as_json: bool) -> list[Death]:
+def _watch(supervisor: Supervisor, *, as_json: bool, starting: bool = False) -> None:
     """Let a moment pass, and report what happened to the nodes."""
     from cluster.supervisor import POLL_S
 
     time.sleep(POLL_S)
-    deaths = supervisor.reap()
-    for death in deaths:
+    for death in supervisor.reap():
+        if starting:
+            _give_up(supervisor, death)
         after = "it will be started again" if supervisor.restarts else "it is left dead"
         facts = {"node": death.name, "pid": death.pid, "returncode": death.returncode}
         _event("died", facts, f"{death.describe()}; {after}", as_json=as_json)
     for name in supervisor.restart_due():
         pid = supervisor.pids[name]
         _event("restarted", {"node": name, "pid": pid}, f"{name} restarted", as_json=as_json)
-    return deaths
 
 
 def _announce(supervisor: Supervisor, *, as_json: bool) -> None:

@@ -65,7 +65,7 @@ def test_pid_is_the_process_that_serves(tmp_path):
     with running_cluster(tmp_path) as cluster:
         store(cluster)
         cluster.kill(3)
-        with pytest.raises(OSError, match="refused"):
+        with pytest.raises(OSError, match=r"refused|reset"):
             cluster.call("GET", "/healthz", node=3)
 
         eventually(lambda: "it is left dead" in cluster.stderr.read_text())
@@ -82,7 +82,7 @@ def test_restart_brings_a_dead_node_back(tmp_path):
         eventually(lambda: cluster.pid(2) != killed)
         eventually(lambda: cluster.is_ready(2), 60)
 
-        eventually(lambda: stored_task(cluster, node=2) == [TASK["task"]])
+        assert eventually(lambda: has_task(cluster, 2))
 
 
 def test_folder_with_foreign_files_and_stale_pids(tmp_path):
@@ -99,8 +99,7 @@ def test_folder_with_foreign_files_and_stale_pids(tmp_path):
     assert (folder / "letters").is_dir()
 
 
-@pytest.mark.parametrize("nodes", [1, 3])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("nodes", "number"), [(1, signal.SIGINT), (3, signal.SIGTERM)])
 def test_asked_to_end_and_resumed(tmp_path, nodes, number):
     """SIGTERM or Ctrl-C ends all within 20 s; the folder's cluster is resumed with its data."""
     with running_cluster(tmp_path, nodes=nodes) as cluster:
@@ -128,7 +127,7 @@ def test_killed_up_takes_its_nodes_along(tmp_path):
         port = cluster.port
     with running_cluster(tmp_path, port=port) as cluster:
         for node in (1, 2, 3):
-            eventually(partial(has_task, cluster, node))
+            assert eventually(partial(has_task, cluster, node))
 
 
 def test_all_nodes_killed_at_once(tmp_path):
@@ -186,7 +185,7 @@ def test_node_can_be_restarted_by_hand(tmp_path):
         eventually(lambda: cluster.call("POST", "/patterns/store", TASK).status == 200, 20)
         cluster.restart(2)
 
-        eventually(lambda: stored_task(cluster, node=2) == [TASK["task"]])
+        assert eventually(lambda: has_task(cluster, 2))
 
 
 def test_resume_on_other_ports(tmp_path):

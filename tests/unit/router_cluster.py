@@ -1,6 +1,7 @@
 """A cluster in one process for the router's tests: real state machines and indexes, no network.
 
-Each group is one log that all its replicas apply, at once unless a test holds one back. The wire
+Each group is one log that all its replicas apply, at once unless a test holds one back. What
+would run on a thread runs inline. The wire
 hands a call to the other router's handler, encoded and decoded as it would be on its way. Time
 stands still but for what the code waits for: sleeping, and waiting for what does not come, move
 the clock to the end of the wait.
@@ -13,10 +14,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -39,6 +39,18 @@ from cluster.state_machine import Entry
 from storage.index_set import IndexSet
 
 TIMEOUT_S = 4.5
+
+
+class InlineExecutor:
+    """Does at once what it is given: the machines are in memory and know one thread."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits
+            future.set_exception(error)
+        return future
 
 
 class Clock:
@@ -295,17 +307,16 @@ class RouterCluster:
 
     def __init__(
         self,
-        folder: Path,
         shard_map: list[list[str]],
         *,
         metadata_members: list[str] | None = None,
         **settings: Any,
     ) -> None:
-        self.clock, self.folder = Clock(), folder
+        self.clock = Clock()
         self.wire = Wire(self.clock)
         names = sorted({node for members in shard_map for node in members})
         self.shard_map, self.names = shard_map, names
-        self.pool = ThreadPoolExecutor(2)
+        self.pool: Any = InlineExecutor()
         addresses = ",".join(f"{name}=127.0.0.1:{6001 + at}" for at, name in enumerate(names))
         self.config = Config(
             node_id=names[0], cluster_nodes=addresses, shards=len(shard_map), **settings
@@ -322,14 +333,13 @@ class RouterCluster:
 
     def _open(self) -> None:
         for name in self.metadata.members:
-            machine = MetadataMachine(self.folder / f"{name}-metadata", request_id_ttl_ms=60_000)
+            machine = MetadataMachine(None, request_id_ttl_ms=60_000)
             replica = GroupReplica(self.metadata, name, machine)
             replica.applied = self.nodes[name].metadata_applied
             self.nodes[name].metadata = replica
         for shard, group in enumerate(self.groups):
             for name in group.members:
-                path = self.folder / f"{name}-shard{shard}"
-                shard_machine = ShardMachine(path, request_id_ttl_ms=60_000)
+                shard_machine = ShardMachine(None, request_id_ttl_ms=60_000)
                 replica = GroupReplica(group, name, shard_machine)
                 replica.applied = self.nodes[name].shard_applied(shard)
                 self.nodes[name].shards[shard] = replica
@@ -394,16 +404,15 @@ class RouterCluster:
         )
 
     def close(self) -> None:
-        self.pool.shutdown()
         for group in [self.metadata, *self.groups]:
             for replica in group.replicas.values():
                 replica.machine.close()
 
 
 @contextmanager
-def cluster(folder: Path, shard_map: list[list[str]], **choices: Any) -> Iterator[RouterCluster]:
-    """Run a cluster of these shards, and close its files."""
-    opened = RouterCluster(folder, shard_map, **choices)
+def cluster(shard_map: list[list[str]], **choices: Any) -> Iterator[RouterCluster]:
+    """Run a cluster of these shards, and close its machines."""
+    opened = RouterCluster(shard_map, **choices)
     try:
         yield opened
     finally:

@@ -131,6 +131,7 @@ async def test_bytes_from_strangers_do_no_harm() -> None:
             writer.write(data)
             writer.close()
         await until(lambda: a.connected("b") and b.connected("a"))
+        assert not a.connected("zed")
 
 
 async def test_calls_answer_fail_and_time_out() -> None:

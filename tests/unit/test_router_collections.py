@@ -1,7 +1,6 @@
 """Collections come and go, and the cluster says how it stands."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -24,16 +23,16 @@ SHAPE = {
 
 
 @pytest.fixture
-def three(tmp_path: Path) -> Iterator[RouterCluster]:
+def three() -> Iterator[RouterCluster]:
     """Three nodes, all in the metadata group."""
-    with cluster(tmp_path, THREE) as opened:
+    with cluster(THREE) as opened:
         yield opened
 
 
 @pytest.fixture
-def outside(tmp_path: Path) -> Iterator[RouterCluster]:
+def outside() -> Iterator[RouterCluster]:
     """Four nodes, two of which are in the metadata group."""
-    with cluster(tmp_path, RING, metadata_members=["node1", "node2"]) as opened:
+    with cluster(RING, metadata_members=["node1", "node2"]) as opened:
         yield opened
 
 

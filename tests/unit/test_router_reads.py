@@ -1,11 +1,10 @@
 """Reads: which replica answers, from which index on, and what happens when it cannot."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import BadRequest, ShardsUnavailable, Unavailable
@@ -21,16 +20,16 @@ RING = [["node1", "node2"], ["node2", "node3"], ["node3", "node4"], ["node4", "n
 
 
 @pytest.fixture
-def three(tmp_path: Path) -> Iterator[RouterCluster]:
+def three() -> Iterator[RouterCluster]:
     """Three nodes with all three shards each."""
-    with cluster(tmp_path, THREE) as opened:
+    with cluster(THREE) as opened:
         yield opened
 
 
 @pytest.fixture
-def ring(tmp_path: Path) -> Iterator[RouterCluster]:
+def ring() -> Iterator[RouterCluster]:
     """Four nodes with two of four shards each."""
-    with cluster(tmp_path, RING) as opened:
+    with cluster(RING) as opened:
         yield opened
 
 
@@ -152,9 +151,7 @@ async def test_pages_and_counts_of_a_filter(ring):
     assert await ring["node2"].count(collection, None, ring.options()) == 40
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10, deadline=None
-)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["put", "delete"]), st.sets(st.integers(0, 30), min_size=1)),
@@ -162,9 +159,9 @@ async def test_pages_and_counts_of_a_filter(ring):
         max_size=6,
     )
 )
-async def test_a_cluster_is_a_dict(tmp_path_factory, steps):
+async def test_a_cluster_is_a_dict(steps):
     """Whatever is written and deleted through whichever node, any node reads the same dict."""
-    with cluster(tmp_path_factory.mktemp("twin"), RING) as opened:
+    with cluster(RING) as opened:
         collection = await opened.collection()
         twin = {}
         for number, (kind, ids) in enumerate(steps):
@@ -341,7 +338,7 @@ async def test_a_strong_read_without_a_leader_is_an_error(three):
     assert three.clock() <= options.deadline_s
 
 
-async def test_rows_that_exceed_a_frame_come_in_parts(tmp_path):
+async def test_rows_that_exceed_a_frame_come_in_parts():
     """Ten thousand large payloads are many answers, none larger than a frame can carry."""
     limits = {
         "command_bytes_max": 4096,
@@ -351,7 +348,7 @@ async def test_rows_that_exceed_a_frame_come_in_parts(tmp_path):
         "payload_bytes_max": 2048,
         "dimension_max": 16,
     }
-    with cluster(tmp_path, [["node1"], ["node2"]], **limits) as opened:
+    with cluster([["node1"], ["node2"]], **limits) as opened:
         collection = await opened.collection()
         texts = {n: str(n) * 500 for n in range(60)}
         points = [point(n, text=text) for n, text in texts.items()]

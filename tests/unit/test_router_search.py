@@ -1,7 +1,6 @@
 """Search: few nodes, the best of all shards, failover, and shards that are missing by name."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,16 +22,16 @@ QUERY = np.array([1, 0.5, -0.25, 0.1], np.float32)
 
 
 @pytest.fixture
-def three(tmp_path: Path) -> Iterator[RouterCluster]:
+def three() -> Iterator[RouterCluster]:
     """Three nodes with all three shards each."""
-    with cluster(tmp_path, THREE) as opened:
+    with cluster(THREE) as opened:
         yield opened
 
 
 @pytest.fixture
-def ring(tmp_path: Path) -> Iterator[RouterCluster]:
+def ring() -> Iterator[RouterCluster]:
     """Four nodes with two of four shards each."""
-    with cluster(tmp_path, RING) as opened:
+    with cluster(RING) as opened:
         yield opened
 
 
@@ -337,3 +336,17 @@ async def test_an_empty_collection_finds_nothing(three):
     answer = await three["node1"].search(collection, request(), three.options())
 
     assert (answer.hits, answer.shards_ok) == ([], (0, 1, 2))
+
+
+async def test_the_only_replica_is_waited_for_until_the_deadline():
+    """Where nobody else could answer, a slow node is not given up early."""
+    with cluster([["node1"], ["node2"]]) as opened:
+        collection = await filled(opened)
+        opened.wire.hanging.add("node2")
+        options = opened.options()
+        with pytest.raises(ShardsUnavailable) as failure:
+            await opened["node1"].search(collection, request(), options)
+
+        assert failure.value.shards == (1,)
+        assert opened.wire.of(SEARCH) == [("node1", "node2")]
+        assert opened.clock() == options.deadline_s

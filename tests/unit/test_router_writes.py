@@ -1,7 +1,6 @@
 """Writes: found leaders, one forward, retries that apply once, outcomes by shard, deadlines."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,16 +26,16 @@ ONE = [["node1", "node2", "node3"]]
 
 
 @pytest.fixture
-def three(tmp_path: Path) -> Iterator[RouterCluster]:
+def three() -> Iterator[RouterCluster]:
     """Three nodes, three shards, each node leads one."""
-    with cluster(tmp_path, THREE) as opened:
+    with cluster(THREE) as opened:
         yield opened
 
 
 @pytest.fixture
-def one(tmp_path: Path) -> Iterator[RouterCluster]:
+def one() -> Iterator[RouterCluster]:
     """Three nodes, one shard, which node1 leads."""
-    with cluster(tmp_path, ONE) as opened:
+    with cluster(ONE) as opened:
         yield opened
 
 
@@ -93,9 +92,9 @@ async def test_a_forwarded_write_is_never_forwarded_again(one):
     assert len(one.commands(0)) == 1
 
 
-async def test_a_node_without_a_replica_finds_the_leader(tmp_path):
+async def test_a_node_without_a_replica_finds_the_leader():
     """The shard map names the members; after one answer the leader is remembered."""
-    with cluster(tmp_path, [["node1", "node2"], ["node3", "node1"]]) as opened:
+    with cluster([["node1", "node2"], ["node3", "node1"]]) as opened:
         collection = await opened.collection()
         opened.groups[0].elect("node2")
         member = id_in(0, 2)
@@ -241,10 +240,10 @@ async def test_an_unknown_outcome_says_so(one):
     assert one.commands(0) == []
 
 
-async def test_large_batches_are_split_in_order(tmp_path):
+async def test_large_batches_are_split_in_order():
     """No command exceeds the limit; the parts of a shard follow each other."""
     limits = {"command_bytes_max": 4096, "append_bytes_max": 4096, "segment_bytes": 8192}
-    with cluster(tmp_path, ONE, **limits) as opened:
+    with cluster(ONE, **limits) as opened:
         collection = await opened.collection()
         points = [point(n, text="x" * 300) for n in range(100)]
         options = opened.options(request_id="key")
@@ -259,10 +258,10 @@ async def test_large_batches_are_split_in_order(tmp_path):
         assert ack.version == opened.groups[0].log[-1].index
 
 
-async def test_a_part_that_fails_stops_its_shard(tmp_path):
+async def test_a_part_that_fails_stops_its_shard():
     """What was applied of a shard is a prefix, and the error says how long it is."""
     limits = {"command_bytes_max": 4096, "append_bytes_max": 4096, "segment_bytes": 8192}
-    with cluster(tmp_path, ONE, **limits) as opened:
+    with cluster(ONE, **limits) as opened:
         collection = await opened.collection()
         points = [point(n, text="x" * 300) for n in range(100)]
         group = opened.groups[0]
@@ -414,3 +413,14 @@ async def test_payloads_are_changed_by_id_and_by_filter(three):
         {},
         {"kind": 1, "n": 3, "odd": True},
     ]
+
+
+async def test_a_write_that_comes_too_late_proposes_nothing(one):
+    """After its deadline nobody waits for the outcome any more."""
+    collection = await one.collection()
+    options = one.options()
+    one.clock.now_s += 10
+    with pytest.raises(ShardsUnavailable):
+        await one["node1"].upsert(collection, [point(1)], options)
+
+    assert one.replica("node1", 0).proposed == []

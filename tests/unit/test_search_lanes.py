@@ -49,7 +49,7 @@ def ids(hits):
 async def started(index: Gated, calls: int) -> None:
     """Wait until so many calls are under way."""
     async with asyncio.timeout(10):
-        while len(index.calls) < calls:  # noqa: ASYNC110 - the calls are made on threads
+        while len(index.calls) < calls:
             await asyncio.sleep(0)
 
 

@@ -57,10 +57,10 @@ class MatchExcept(Struct, frozen=True, tag="except"):
 
 
 class MatchText(Struct, frozen=True, tag="text"):
-    """Text that contains this text, letter by letter."""
+    """Text that contains one of the texts, letter by letter."""
 
     key: Key
-    text: str
+    texts: tuple[str, ...]
 
 
 class NumberRange(Struct, frozen=True, tag="range"):
@@ -91,10 +91,29 @@ class IsEmpty(Struct, frozen=True, tag="empty"):
 
 
 class IsNull(Struct, frozen=True, tag="null"):
-    """The key leads to a null, or, when `within` is set, to an array that holds one."""
+    """The key leads to a null."""
 
     key: Key
-    within: bool = False
+
+
+class ValueEmpty(Struct, frozen=True, tag="value_empty"):
+    """A value that is null or an empty array, or, unless that is expected, one that is not.
+
+    Where the key leads to nothing, emptiness is what is found.
+    """
+
+    key: Key
+    expected: bool
+
+
+class ValueNull(Struct, frozen=True, tag="value_null"):
+    """A value that is null or an array with a null, or, unless that is expected, one that is not.
+
+    Where the key leads to nothing, no null is found.
+    """
+
+    key: Key
+    expected: bool
 
 
 class HasId(Struct, frozen=True, tag="id"):
@@ -130,5 +149,7 @@ Condition = (
     | ValuesCount
     | IsEmpty
     | IsNull
+    | ValueEmpty
+    | ValueNull
     | HasId
 )

@@ -1,0 +1,221 @@
+"""All vector indexes of a node, and the thread that builds them.
+
+An index is a cache of the store. What is saved may be old or unusable; `reconcile` makes it equal
+to the store, shard by shard. The builder sleeps until an index changes, gives every index its turn,
+and saves an index when it has nothing to build and enough of it is new, so that a crash costs
+little building and a quiet node no work.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from storage import index_files
+from storage.index_builder import Clock
+from storage.index_files import IndexFileError
+from storage.seq_slots import Numbers
+from storage.vector_index import Row, VectorIndex
+
+log = logging.getLogger(__name__)
+
+ROWS_PER_TURN: Final = 256
+ROWS_PER_FETCH: Final = 500
+_SAVE_CHANGES_MIN: Final = 10_000
+_SAVE_CHANGED_PART: Final = 4
+"""An index is saved when a quarter of it is new: building it took far longer than saving."""
+_RETRY_S: Final = 1.0
+_ABSENT: Final = -1
+
+
+class IndexSet:
+    """Indexes by collection uid. Thread-safe; `directory` None keeps them in memory alone."""
+
+    def __init__(
+        self,
+        directory: Path | None,
+        *,
+        clock: Clock | None = time.perf_counter,
+        build_threads: int = 1,
+    ) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._build_threads = build_threads
+        self._indexes: dict[int, VectorIndex] = {}
+        self._failed: dict[int, int] = {}
+        """Changes at a save that failed; the next is tried when as many have come again."""
+        self._mutex = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def open(
+        self, uid: int, dimension: int, distance: str, m: int, ef_construct: int
+    ) -> VectorIndex:
+        """Return the index of a collection, loaded or empty; the same one each time.
+
+        Raises:
+            ValueError: a parameter out of range.
+        """
+        with self._mutex:
+            index = self._indexes.get(uid)
+            if index is None:
+                index = self._indexes[uid] = self._load(
+                    uid,
+                    lambda: VectorIndex(
+                        dimension=dimension,
+                        distance=distance,
+                        m=m,
+                        ef_construct=ef_construct,
+                        clock=self._clock,
+                        build_threads=self._build_threads,
+                        on_change=self._wake.set,
+                    ),
+                )
+            return index
+
+    def get(self, uid: int) -> VectorIndex | None:
+        """Return the index of a collection if it is open."""
+        return self._indexes.get(uid)
+
+    def uids(self) -> list[int]:
+        """Return the uids of the open indexes, ascending."""
+        with self._mutex:
+            return sorted(self._indexes)
+
+    def drop(self, uid: int) -> None:
+        """Forget the index of a collection, and its files."""
+        with self._mutex:
+            self._indexes.pop(uid, None)
+            path = self._path(uid)
+        if path is not None:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def reconcile(
+        self,
+        uid: int,
+        shard: int,
+        keys: tuple[Numbers, Numbers],
+        fetch: Callable[[list[int]], Iterable[Row]],
+    ) -> int:
+        """Make a shard's part of an open index equal to the store; returns the rows changed.
+
+        `keys` are the store's sequence numbers and versions; `fetch` returns rows by sequence
+        number. Changes of the shard must not be applied at the same time.
+        """
+        index = self._indexes[uid]
+        removed, missing = _difference(index.keys(shard), keys)
+        if len(removed):
+            index.remove(shard, removed)
+        for start in range(0, len(missing), ROWS_PER_FETCH):
+            wanted = missing[start : start + ROWS_PER_FETCH].tolist()
+            index.upsert(shard, list(fetch(wanted)))
+        return len(removed) + len(missing)
+
+    def start(self) -> None:
+        """Start the builder."""
+        assert self._thread is None, "a set has one builder"
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run, name="index-builder", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the builder; what is not built stays searchable. Does nothing if it is stopped."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def save_all(self) -> None:
+        """Save every index that changed since its last save. A failure is logged."""
+        for uid in self.uids():
+            index = self.get(uid)
+            if index is not None and index.changes:
+                self._save(uid, index)
+
+    def _load(self, uid: int, make: Callable[[], VectorIndex]) -> VectorIndex:
+        index, path = make(), self._path(uid)
+        if path is None:
+            return index
+        try:
+            index_files.load(index, path)
+            return index
+        except IndexFileError as error:
+            log.warning("index %d is built anew: %s", uid, error)
+            shutil.rmtree(path, ignore_errors=True)
+            return make()
+
+    def _save(self, uid: int, index: VectorIndex) -> None:
+        path = self._path(uid)
+        if path is None:
+            return
+        try:
+            index_files.save(index, path)
+            self._failed.pop(uid, None)
+        except IndexFileError as error:
+            self._failed[uid] = index.changes
+            log.warning("index %d is not saved: %s", uid, error)
+        if self._indexes.get(uid) is not index:
+            shutil.rmtree(path, ignore_errors=True)  # dropped meanwhile
+
+    def _path(self, uid: int) -> Path | None:
+        return None if self._directory is None else self._directory / str(uid)
+
+    def _run(self) -> None:
+        self._wake.set()  # rows may have come before the builder
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                self._build()
+            except (MemoryError, RuntimeError):
+                log.exception("an index is not built; its rows stay searchable")
+                self._stopping.wait(_RETRY_S)
+                self._wake.set()
+
+    def _build(self) -> None:
+        """Give each index its turn until none has work."""
+        busy = True
+        while busy and not self._stopping.is_set():
+            busy = False
+            for uid in self.uids():
+                index = self.get(uid)
+                if index is None or self._stopping.is_set():
+                    continue
+                if index.build(ROWS_PER_TURN):
+                    busy = True
+                elif self._is_worth_saving(uid, index):
+                    self._save(uid, index)
+
+    def _is_worth_saving(self, uid: int, index: VectorIndex) -> bool:
+        changes = index.changes - self._failed.get(uid, 0)
+        return changes > max(_SAVE_CHANGES_MIN, index.size // _SAVE_CHANGED_PART)
+
+
+def _difference(
+    indexed: tuple[Numbers, Numbers], stored: tuple[Numbers, Numbers]
+) -> tuple[Numbers, Numbers]:
+    """Return the sequence numbers to remove from the index, and those to fetch.
+
+    An older row is not removed: the newer one takes its place without a gap.
+    """
+    seqs, versions = indexed
+    order = np.argsort(seqs)
+    wanted, wanted_versions = (np.asarray(part, dtype=np.int64) for part in stored)
+    found = np.full(len(wanted), _ABSENT)
+    if len(seqs):
+        places = order[np.searchsorted(seqs, wanted, sorter=order).clip(max=len(seqs) - 1)]
+        found = np.where(seqs[places] == wanted, versions[places], _ABSENT)
+    gone = np.setdiff1d(seqs, wanted, assume_unique=True)
+    newer = wanted[found > wanted_versions]
+    return np.concatenate([gone, newer]), wanted[found != wanted_versions]
