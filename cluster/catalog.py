@@ -5,16 +5,21 @@ may be younger than its view, so before it says "not found" it catches up with t
 (ReadIndex). Hence a collection that was created through one node can be used through any other
 at once.
 
-Dropping takes two steps. The name goes at once, in the metadata group. Rows go later: the
-janitor, run by whoever leads that group, puts a drop into the log of every shard, and when all
-have it, the collection is purged from the metadata. Each step can be repeated, by another node
-too, and a write that comes late finds its uid dropped in the shard.
+Dropping takes two steps. The name goes first, in the metadata group. Then a drop goes into the log
+of every shard, and when all have it, the collection is purged from the metadata. A node whose
+view is old still writes to the old uid, and a shard that has not heard of the drop would
+acknowledge what nobody will ever read; so the second step begins before the drop is answered.
+What it cannot do in time is left to the janitor, run by whoever leads the metadata group. Each
+step can be repeated, by another node too.
+
+A strong read, of which nothing acknowledged may be hidden, looks its collection up as strongly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
@@ -39,6 +44,9 @@ from cluster.model import Collection, Options
 from cluster.peer_methods import FETCH_VIEW, FetchView
 from cluster.routing import METADATA_GROUP, Routing
 
+FENCE_S: Final = 2.0
+"""How long the answer to a drop waits for the shards; to delete many rows may take longer."""
+
 
 @dataclass(frozen=True)
 class Catalog:
@@ -58,7 +66,7 @@ class Catalog:
     async def collection(self, name: str, options: Options) -> Collection:
         """Return a collection. Raises CollectionNotFound, or Unavailable when nobody can tell."""
         found = self.routing.view().collections.get(name)
-        if found is None:
+        if found is None or options.strong:
             await self.catch_up(options.deadline_s)
             found = self.routing.view().collections.get(name)
         if found is None:
@@ -75,6 +83,7 @@ class Catalog:
             raise CollectionExists(f"collection '{wanted.name}' exists with other parameters")
         _raise_refusal(result)
         await self._show(result.version, options.deadline_s)
+        await self._fence(wanted.name, options.deadline_s)
         return await self.collection(wanted.name, options)
 
     async def drop(self, name: str, options: Options) -> bool:
@@ -82,6 +91,7 @@ class Catalog:
         result = await self._propose(DropCollection(name), f"drop/{name}", options)
         _raise_refusal(result)
         await self._show(result.version, options.deadline_s)
+        await self._fence(name, options.deadline_s)
         return result.affected > 0
 
     async def catch_up(self, deadline_s: float) -> None:
@@ -105,15 +115,23 @@ class Catalog:
             return 0
         purged = 0
         for collection in view.dropping:
-            purged += await self._purge(collection.uid, view.shards)
+            deadline_s = self.routing.deadline_after(self.routing.config.request_timeout_ms)
+            purged += await self._purge(collection.uid, view.shards, deadline_s)
         return purged
 
     def register(self) -> None:
         """Answer nodes that have no replica of the metadata group."""
         self.routing.peers.serve(FETCH_VIEW, self._serve_view)
 
-    async def _purge(self, uid: int, shards: int) -> bool:
-        deadline_s = self.routing.deadline_after(self.routing.config.request_timeout_ms)
+    async def _fence(self, name: str, deadline_s: float) -> None:
+        """Purge the dropped collections that had this name, as far as there is time."""
+        until_s = min(deadline_s, self.routing.clock() + FENCE_S)
+        view = self.routing.view()
+        for collection in view.dropping:
+            if collection.name == name:
+                await self._purge(collection.uid, view.shards, until_s)
+
+    async def _purge(self, uid: int, shards: int, deadline_s: float) -> bool:
         body = encode_body(DropRows(uid))
         propose = self.leaders.propose
         outcomes = await fan_out(

@@ -80,5 +80,5 @@ class CollectionStatus:
         fresh = all(replica.fresh(staleness_ms) for replica in self.routing.replicas.values())
         index = self.indexes.get(collection)
         if index is None:
-            return IndexState(points=0, waiting=0, fresh=False)
-        return IndexState(points=index.size, waiting=index.tail_size, fresh=fresh)
+            return IndexState(waiting=0, fresh=False)
+        return IndexState(waiting=index.tail_size, fresh=fresh)

@@ -63,8 +63,8 @@ def _check(folder: Path, marker: Path, node: str) -> None:
     states = any((folder / "groups").glob("*"))
     if states and not any((folder / "log").glob("*.wal")):
         raise FolderRefused(
-            f"{folder} holds state but no log: its votes are forgotten. Restore the log, or "
-            "remove the whole folder and let the node be refilled as a new one"
+            f"{folder} holds state but no log: its votes are forgotten. Restore the log; started "
+            "without it, or from an empty folder under its old name, it could vote twice in a term"
         )
 
 

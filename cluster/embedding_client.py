@@ -1,112 +1,180 @@
-"""Embeddings from an OpenAI-style endpoint, and the choice between it and the bundled model.
+"""Embeddings from an OpenAI-style endpoint: {model, input} in, {data: [{index, embedding}]} out.
 
-The endpoint is somebody else's: it is given bounded batches and time, asked again with growing
-pauses when it is busy (429, 5xx, no connection), and what it answers is checked before it is
-believed. Its key travels in one header and appears in no message.
+The answer is somebody else's and is checked like a request: as many vectors as texts, each of the
+right length, finite, and with a direction. Connection failures, 429 and 5xx are tried again with
+growing pauses, within the time that one call has. The key travels in a header and nowhere else: no
+error carries the request or the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from cluster.config import Config
-from cluster.errors import Unavailable
-from storage.embedding import BundledEmbedder, Embedder, Matrix
+from cluster.errors import BadRequest, DeadlineExceeded, Unavailable
+from storage.embedding import BundledEmbedder, Embedder
+from storage.metric import Matrix
 
-BATCH: Final = 64
-TIMEOUT_S: Final = 10.0
-TRIES: Final = 3
-PAUSE_S: Final = 0.2
-ANSWER_BYTES_MAX: Final = 64 << 20
-_BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
+TEXTS_PER_REQUEST: Final = 128
+_ATTEMPTS: Final = 4
+_PAUSE_S: Final = 0.1
+_PAUSE_MAX_S: Final = 2.0
+_ANSWER_BYTES_PER_NUMBER: Final = 32
+_ANSWER_BYTES_SPARE: Final = 1 << 16
 
 
-class _Item(msgspec.Struct):
+class _Embedding(msgspec.Struct):
     index: int
     embedding: list[float]
 
 
 class _Answer(msgspec.Struct):
-    data: list[_Item]
+    data: list[_Embedding]
+
+
+class _TryAgainError(Exception):
+    """A failure that may pass; `pause_s` is how long the endpoint asks to be left alone."""
+
+    def __init__(self, message: str, pause_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.pause_s = pause_s
 
 
 class OpenAIEmbedder:
-    """Asks `url` for embeddings; `url` is the whole address, ending in /v1/embeddings."""
+    """Turns texts into unit vectors by asking an endpoint. Its `embed` is a coroutine."""
 
-    def __init__(self, url: str, model: str, dimension: int, api_key: str = "") -> None:
-        if dimension <= 0:
-            raise ValueError("embedding_dimension must be set for an embedding endpoint")
-        self._url, self._model, self._api_key = url, model, api_key
-        self.dimension = dimension
-        identity = f"openai-style\0{url}\0{model}\0{dimension}\0unit length"
-        self.space = hashlib.sha256(identity.encode()).hexdigest()
+    def __init__(
+        self, url: str, *, model: str, dimension: int, api_key: str = "", timeout_s: float = 4.0
+    ) -> None:
+        """Remember where to ask; nothing is sent yet.
+
+        Raises:
+            ValueError: a dimension below 1.
+        """
+        if dimension < 1:
+            raise ValueError("embedding_dimension must be given for an embedding endpoint")
+        self._url = url
+        self._model = model
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout_s = timeout_s
+        self.dimension: Final = dimension
+        name = f"recollect/1 openai model={model} dimension={dimension} normalisation=l2"
+        self.space: Final = hashlib.sha256(name.encode()).hexdigest()
 
     async def embed(self, texts: Sequence[str]) -> Matrix:
-        """Return the unit vectors of texts, float32 (n, dimension); raises Unavailable."""
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
-        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
-            parts = [
-                await self._batch(session, list(texts[start : start + BATCH]))
-                for start in range(0, len(texts), BATCH)
-            ]
-        return np.concatenate(parts) if parts else np.empty((0, self.dimension), np.float32)
+        """Return a unit vector for each text, as float32[n, dimension].
 
-    async def _batch(self, session: aiohttp.ClientSession, texts: list[str]) -> Matrix:
-        for attempt in range(1, TRIES + 1):
-            raw = await self._ask(session, texts)
-            if raw is not None:
-                return self._checked(raw, len(texts))
-            if attempt < TRIES:
-                await asyncio.sleep(PAUSE_S * 2**attempt)
-        raise Unavailable("the embedding endpoint does not answer")
-
-    async def _ask(self, session: aiohttp.ClientSession, texts: list[str]) -> bytes | None:
-        """Return the answer's bytes, or None when another try may help."""
-        body: dict[str, Any] = {"model": self._model, "input": texts, "encoding_format": "float"}
+        Raises:
+            BadRequest: the endpoint refuses the texts.
+            Unavailable: it does not answer, or not with usable vectors.
+            DeadlineExceeded: not in time.
+        """
+        parts = [np.empty((0, self.dimension), dtype=np.float32)]
         try:
-            async with session.post(self._url, json=body, allow_redirects=False) as answer:
-                if answer.status in _BUSY:
-                    return None
-                if answer.status != 200:
-                    raise Unavailable(f"the embedding endpoint answered {answer.status}")
-                raw = await answer.content.read(ANSWER_BYTES_MAX + 1)
-                while len(raw) <= ANSWER_BYTES_MAX and (more := await answer.content.readany()):
-                    raw += more
-                return raw
-        except (aiohttp.ClientError, TimeoutError):
-            return None
+            async with asyncio.timeout(self._timeout_s), aiohttp.ClientSession() as session:
+                for start in range(0, len(texts), TEXTS_PER_REQUEST):
+                    batch = list(texts[start : start + TEXTS_PER_REQUEST])
+                    parts.append(await self._embed_batch(session, batch))
+        except TimeoutError:
+            raise DeadlineExceeded("the embedding endpoint did not answer in time") from None
+        return np.concatenate(parts)
 
-    def _checked(self, raw: bytes, count: int) -> Matrix:
+    async def _embed_batch(self, session: aiohttp.ClientSession, texts: list[str]) -> Matrix:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._vectors(await self._ask(session, texts), len(texts))
+            except _TryAgainError as error:
+                if attempt == _ATTEMPTS:
+                    raise Unavailable(str(error)) from None
+                pause_s = max(_PAUSE_S * 2**attempt, error.pause_s)
+                await asyncio.sleep(min(pause_s, _PAUSE_MAX_S))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _ask(self, session: aiohttp.ClientSession, texts: list[str]) -> bytes:
+        body = {"model": self._model, "input": texts, "encoding_format": "float"}
         try:
-            items = msgspec.json.decode(raw, type=_Answer).data
-            rows = [item.embedding for item in sorted(items, key=lambda item: item.index)]
-            with np.errstate(over="ignore"):
-                vectors = np.array(rows, dtype=np.float32)
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise Unavailable("the embedding endpoint's answer is not understood") from error
-        norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        if vectors.shape != (count, self.dimension) or not np.isfinite(norms).all():
-            raise Unavailable(f"the embedding endpoint did not answer {self.dimension} numbers")
-        if not norms.all():
-            raise Unavailable("the embedding endpoint answered a vector without length")
-        return np.asarray(vectors / norms, dtype=np.float32)
+            async with session.post(
+                self._url, json=body, headers=self._headers, allow_redirects=False
+            ) as response:
+                _check_status(response)
+                return await self._read(response, len(texts))
+        except aiohttp.ClientError as error:
+            kind = type(error).__name__
+            raise _TryAgainError(f"the embedding endpoint cannot be reached: {kind}") from None
+
+    async def _read(self, response: aiohttp.ClientResponse, count: int) -> bytes:
+        bytes_max = count * self.dimension * _ANSWER_BYTES_PER_NUMBER + _ANSWER_BYTES_SPARE
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > bytes_max:
+                raise Unavailable("the embedding endpoint's answer is too large")
+        return bytes(body)
+
+    def _vectors(self, raw: bytes, count: int) -> Matrix:
+        try:
+            data = msgspec.json.decode(raw, type=_Answer).data
+        except msgspec.MsgspecError:
+            raise Unavailable("the embedding endpoint's answer is not of its format") from None
+        ordered = sorted(data, key=lambda item: item.index)
+        if [item.index for item in ordered] != list(range(count)):
+            raise Unavailable("the embedding endpoint's answer is not one vector for each text")
+        if any(len(item.embedding) != self.dimension for item in ordered):
+            length = len(ordered[0].embedding)
+            raise Unavailable(f"the embedding endpoint's vectors have {length} elements")
+        return _normalised(np.array([item.embedding for item in ordered], dtype=np.float64))
 
 
-def make_embedder(config: Config) -> Embedder:
-    """Return the configured embedder: the endpoint's when there is one, else the bundled."""
+def make_embedder(config: Config) -> Embedder | OpenAIEmbedder:
+    """Return the embedder that the settings name.
+
+    Raises:
+        ValueError: an endpoint without a dimension.
+        RuntimeError: the bundled model cannot be read.
+    """
     if not config.embedding_url:
         return BundledEmbedder()
     return OpenAIEmbedder(
         config.embedding_url,
-        config.embedding_model,
-        config.embedding_dimension,
-        config.embedding_api_key,
+        model=config.embedding_model,
+        dimension=config.embedding_dimension,
+        api_key=config.embedding_api_key,
+        timeout_s=config.request_timeout_ms / 1000,
     )
+
+
+def _normalised(vectors: npt.NDArray[np.float64]) -> Matrix:
+    if not (np.abs(vectors) <= np.finfo(np.float32).max).all():
+        raise Unavailable("the embedding endpoint's vectors are not finite")
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not norms.all():
+        raise Unavailable("the embedding endpoint's vectors are zero")
+    unit: Matrix = (vectors / norms).astype(np.float32)
+    return unit
+
+
+def _check_status(response: aiohttp.ClientResponse) -> None:
+    status = response.status
+    if status == 429 or status >= 500:
+        raise _TryAgainError(f"the embedding endpoint answers {status}", _retry_after_s(response))
+    if status in {400, 413, 422}:
+        raise BadRequest(f"the embedding endpoint refuses the text with {status}")
+    if status != 200:
+        raise Unavailable(f"the embedding endpoint answers {status}")
+
+
+def _retry_after_s(response: aiohttp.ClientResponse) -> float:
+    try:
+        seconds = float(response.headers.get("Retry-After", ""))
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0

@@ -38,6 +38,7 @@ from cluster.readiness import Readiness
 from cluster.replica import Replica
 from cluster.router import Router
 from cluster.shard import ShardMachine
+from storage.embedding import BundledEmbedder
 from storage.index_set import IndexSet
 
 log = logging.getLogger("recollect.node")
@@ -100,7 +101,7 @@ class Node:
     async def run(self) -> None:
         """Start, serve, stop."""
         await asyncio.to_thread(self.driver.open)
-        await asyncio.to_thread(lambda: self.embedder.space)  # reads the model once
+        await asyncio.to_thread(self._load_embedder)
         await self._open_metadata()
         self.router = Router(
             config=self.config,
@@ -134,6 +135,11 @@ class Node:
             await self._serve(runner)
         finally:
             await self._close(runner)
+
+    def _load_embedder(self) -> None:
+        """Read the bundled model now rather than during somebody's first search."""
+        if isinstance(self.embedder, BundledEmbedder):
+            self.embedder.embed([self.embedder.space])
 
     async def _open_metadata(self) -> None:
         if self.config.node_id not in self.metadata_members:

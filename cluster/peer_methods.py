@@ -133,12 +133,11 @@ class FetchView(msgspec.Struct, array_like=True, frozen=True):
 
 
 class IndexState(msgspec.Struct, array_like=True, frozen=True):
-    """How far a node's index of a collection is: points, and those not yet in the graph.
+    """How far a node's index of a collection is: how many points wait for the search graph.
 
     `fresh`: every replica on the node has applied what its leader is known to have committed.
     """
 
-    points: int
     waiting: int
     fresh: bool
 

@@ -153,7 +153,7 @@ class Router:
         return await self._catalog.create(wanted, options)
 
     async def drop_collection(self, name: str, options: Options) -> bool:
-        """Drop a collection; False when there was none. Its rows go later, see `purge_dropped`."""
+        """Drop a collection; False when there was none. See `catalog` for when its rows go."""
         return await self._catalog.drop(name, options)
 
     async def collection_info(self, name: str, options: Options) -> CollectionInfo:

@@ -6,6 +6,7 @@ indexes are acknowledged and need no building: every field can be filtered.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from cluster.api import answers
@@ -53,7 +54,7 @@ async def create_collection(call: Call, body: CreateCollection) -> Answer:
     if body.sharding_method == "custom":
         raise UnsupportedFeature("custom sharding is not supported", field="sharding_method")
     try:
-        await call.api.router.collection(name, call.options)
+        await call.api.router.collection(name, replace(call.options, strong=True))
     except CollectionNotFound:
         pass
     else:

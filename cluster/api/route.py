@@ -26,7 +26,7 @@ from cluster.api.parameters import (
 )
 from cluster.api.schema import RequestBody
 from cluster.api.strict_json import StrictDecoder
-from cluster.errors import DeadlineExceeded
+from cluster.errors import CollectionNotFound, DeadlineExceeded
 from cluster.model import Collection, Options, WriteAck
 
 LARGE_BODY_BYTES: Final = 256 * 1024
@@ -126,7 +126,7 @@ def endpoint(api: Api, route: Route) -> Callable[[web.Request], Awaitable[Any]]:
             if parameters.idempotency_key:
                 call.digest = request_digest(parameters.idempotency_key, raw)
             del raw
-            return await _deadline(parameters.timeout_s, route.handler(call, body))
+            return await _deadline(parameters.timeout_s, _answered(call, body))
 
     if route.plain:
         return answer_plain
@@ -137,6 +137,17 @@ async def _decoded(decoder: StrictDecoder[Any], raw: bytes) -> Any:
     if len(raw) < LARGE_BODY_BYTES:
         return decoder.decode(raw)
     return await asyncio.to_thread(decoder.decode, raw)
+
+
+async def _answered(call: Call, body: RequestBody) -> Answer | web.Response:
+    """Run the handler; a write that met a dropped collection looks for a newer one of its name."""
+    try:
+        return await call.route.handler(call, body)
+    except CollectionNotFound:
+        if not call.route.writes or call.options.strong:
+            raise
+    call.options = replace(call.options, strong=True)
+    return await call.route.handler(call, body)
 
 
 async def _deadline(seconds: float, work: Awaitable[Any]) -> Any:

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from cluster.catalog import FENCE_S
 from cluster.errors import CollectionExists, CollectionNotFound, NotReady, Unavailable
 from cluster.model import Point
 from tests.unit.router_cluster import RouterCluster, cluster
@@ -144,38 +145,80 @@ async def test_dropping_takes_the_name_at_once(three):
     assert await three["node2"].count(new, None, three.options()) == 0
 
 
-async def test_the_janitor_removes_rows(three):
-    """The metadata leader drops the rows in every shard, then forgets the collection."""
+async def test_dropping_removes_rows(three):
+    """When the drop is answered every shard has it, and the metadata has forgotten the uid."""
     collection = await three.collection()
     await three["node1"].upsert(collection, points(30), three.options())
-    await three["node1"].drop_collection("things", three.options())
-    idle = await three["node2"].purge_dropped()
-    purged = await three["node1"].purge_dropped()
+    await three["node2"].drop_collection("things", three.options())
     left = [
         three.replica(node, shard).machine.collections()
         for node in three.names
         for shard in range(3)
     ]
 
-    assert (idle, purged) == (0, 1)
     assert left == [[]] * 9
     assert list(three.nodes["node3"].view().dropping) == []
     assert await three["node1"].purge_dropped() == 0
 
 
-async def test_the_janitor_comes_again(three):
-    """A shard without a leader puts the rest off; a later round finishes."""
+async def test_a_node_with_an_old_view_cannot_write_to_what_was_dropped(three):
+    """Once the drop is answered, no write to the old uid is acknowledged, through any node."""
+    collection = await three.collection()
+    hold_back(three, "node2")
+    await three["node1"].drop_collection("things", three.options())
+    known = [each.uid for each in three["node2"].collections()]
+    with pytest.raises(CollectionNotFound):
+        await three["node2"].upsert(collection, points(1), three.options())
+
+    assert known == [collection.uid]
+
+
+async def test_the_janitor_finishes_what_a_drop_could_not(three):
+    """A shard without a leader keeps the drop waiting for a while, then the janitor has it."""
     collection = await three.collection()
     await three["node1"].upsert(collection, points(30), three.options())
-    await three["node1"].drop_collection("things", three.options())
     three.groups[1].elect(None)
-    first = await three["node1"].purge_dropped()
-    three.groups[1].elect("node3")
+    start_s = three.clock()
+    dropped = await three["node1"].drop_collection("things", three.options())
+    waited_s = three.clock() - start_s
     dropping = [each.uid for each in three.nodes["node1"].view().dropping]
-    second = await three["node1"].purge_dropped()
+    in_vain = await three["node1"].purge_dropped()
+    three.groups[1].elect("node3")
+    idle = await three["node2"].purge_dropped()
+    purged = await three["node1"].purge_dropped()
 
-    assert (first, dropping, second) == (0, [collection.uid], 1)
-    assert [len(three.commands(shard)) for shard in (0, 1, 2)] == [3, 2, 3]
+    assert (dropped, dropping) == (True, [collection.uid])
+    assert waited_s <= FENCE_S
+    assert (in_vain, idle, purged) == (0, 0, 1)
+    assert three.replica("node2", 1).machine.collections() == []
+    assert list(three.nodes["node2"].view().dropping) == []
+
+
+async def test_a_new_collection_waits_for_the_end_of_its_namesake(three):
+    """What an old view still writes must not be acknowledged beside the new collection."""
+    old = await three.collection()
+    three.groups[1].elect(None)
+    await three["node1"].drop_collection("things", three.options())
+    three.groups[1].elect("node3")
+    new = await three["node2"].create_collection("things", **SHAPE, options=three.options())
+
+    assert new.uid != old.uid
+    assert list(three.nodes["node1"].view().dropping) == []
+    assert three.replica("node1", 1).machine.is_dropped(old.uid)
+
+
+async def test_a_strong_read_looks_its_collection_up_as_strongly(three):
+    """A namesake that an old view still shows would hide what was acknowledged."""
+    old = await three.collection()
+    hold_back(three, "node2")
+    await three["node1"].drop_collection("things", three.options())
+    new = await three["node1"].create_collection("things", **SHAPE, options=three.options())
+    stale = await three["node2"].collection("things", three.options())
+    three.metadata.replicas["node2"].held_back = False
+    three.wire.on_call = lambda *_: three.metadata.replicas["node2"].catch_up()
+
+    assert stale == old
+    assert await three["node2"].collection("things", three.options(strong=True)) == new
 
 
 async def test_the_janitor_has_nothing_to_do_before_there_is_a_cluster(three):

@@ -422,6 +422,7 @@ def test_bad_arguments_are_refused():
         index.search(np.zeros(DIMENSION, np.float32), 1)
     with pytest.raises(ValueError, match="finite"):
         index.search([1e39] * DIMENSION, 1)
+    usual: dict[str, Any] = {"dimension": 4, "distance": "Dot"}
     refused: list[dict[str, Any]] = [
         {"m": 1},
         {"m": 10_000},
@@ -430,7 +431,7 @@ def test_bad_arguments_are_refused():
     ]
     for options in refused:
         with pytest.raises(ValueError, match=next(iter(options))):
-            VectorIndex(**({"dimension": 4, "distance": "Dot"} | options))
+            VectorIndex(**(usual | options))
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
