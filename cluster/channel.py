@@ -1,6 +1,8 @@
 """Calls between nodes over the peer port: a request, its answer, a deadline.
 
-Answers are matched by number; a closed connection fails every call under way on it at once, so
+Answers are matched by number, and numbers start at random: an answer that was on its way to an
+earlier process of this node must not be taken for the answer to a call of this one. A closed
+connection fails every call under way on it at once, so
 nobody waits for an answer that cannot come. Calls under way per peer are bounded.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -30,7 +33,7 @@ class CallChannel:
         self._port = port
         self._handlers: dict[str, Handler] = {}
         self._waiting: dict[int, tuple[str, asyncio.Future[Any]]] = {}
-        self._number = 0
+        self._number = secrets.randbits(60)  # no late answer to an earlier process fits
         port.on_call = self._answer
         port.on_reply = self._replied
 

@@ -101,6 +101,10 @@ class Config:
         """Return every node's peer address by name, in the order given."""
         return parse_nodes(self.cluster_nodes, "cluster_nodes")
 
+    def metadata_members(self) -> tuple[str, ...]:
+        """Return the nodes that vote in the metadata group: the first ones named."""
+        return tuple(self.peers())[: self.metadata_members_max]
+
     def http_peers(self) -> dict[str, tuple[str, int]]:
         """Return every node's HTTP address by name; empty when none was given."""
         return parse_nodes(self.http_nodes, "http_nodes") if self.http_nodes else {}

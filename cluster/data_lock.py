@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,13 +25,18 @@ class FolderRefused(RecollectError):
 
 class _Identity(msgspec.Struct):
     node: str
+    metadata_members: list[str]
 
 
-def claim(folder: Path, node: str) -> int:
+def claim(folder: Path, node: str, metadata_members: Sequence[str]) -> int:
     """Lock the folder for this node; return the descriptor that holds the lock.
 
+    The metadata group's members are fixed when the folder is new: a node that counted its
+    majorities among others than its peers do could elect a second leader of one term.
+
     Raises:
-        FolderRefused: another process uses it, it is another node's, or its log is missing.
+        FolderRefused: another process uses it, it is another node's, its log is missing, or the
+            configuration names other members of the metadata group.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -40,26 +46,30 @@ def claim(folder: Path, node: str) -> int:
         os.close(descriptor)
         raise FolderRefused(f"another process uses {folder}") from None
     try:
-        _identify(folder, node)
+        _identify(folder, _Identity(node, sorted(metadata_members)))
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _identify(folder: Path, node: str) -> None:
+def _identify(folder: Path, identity: _Identity) -> None:
     marker = folder / "identity.json"
     if marker.exists():
-        _check(folder, marker, node)
+        _check(folder, marker, identity)
     else:
-        (folder / "log").mkdir(exist_ok=True)
-        _write(marker, msgspec.json.encode(_Identity(node)))
+        _write(marker, msgspec.json.encode(identity))
 
 
-def _check(folder: Path, marker: Path, node: str) -> None:
-    owner = msgspec.json.decode(marker.read_bytes(), type=_Identity).node
-    if owner != node:
-        raise FolderRefused(f"{folder} belongs to {owner}, not to {node}")
+def _check(folder: Path, marker: Path, identity: _Identity) -> None:
+    owner = msgspec.json.decode(marker.read_bytes(), type=_Identity)
+    if owner.node != identity.node:
+        raise FolderRefused(f"{folder} belongs to {owner.node}, not to {identity.node}")
+    if owner.metadata_members != identity.metadata_members:
+        raise FolderRefused(
+            f"this cluster's metadata group is {', '.join(owner.metadata_members)}; CLUSTER_NODES "
+            f"names {', '.join(identity.metadata_members)}"
+        )
     states = any((folder / "groups").glob("*"))
     if states and not any((folder / "log").glob("*.wal")):
         raise FolderRefused(

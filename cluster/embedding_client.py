@@ -26,7 +26,6 @@ from storage.metric import Matrix
 
 TEXTS_PER_REQUEST: Final = 128
 _ATTEMPTS: Final = 4
-_PAUSE_S: Final = 0.1
 _PAUSE_MAX_S: Final = 2.0
 _ANSWER_BYTES_PER_NUMBER: Final = 32
 _ANSWER_BYTES_SPARE: Final = 1 << 16
@@ -53,9 +52,18 @@ class OpenAIEmbedder:
     """Turns texts into unit vectors by asking an endpoint. Its `embed` is a coroutine."""
 
     def __init__(
-        self, url: str, *, model: str, dimension: int, api_key: str = "", timeout_s: float = 4.0
+        self,
+        url: str,
+        *,
+        model: str,
+        dimension: int,
+        api_key: str = "",
+        timeout_s: float = 4.0,
+        pause_s: float = 0.1,
     ) -> None:
         """Remember where to ask; nothing is sent yet.
+
+        One `embed` has `timeout_s`; `pause_s` before it tries again, doubled each time.
 
         Raises:
             ValueError: a dimension below 1.
@@ -66,6 +74,7 @@ class OpenAIEmbedder:
         self._model = model
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout_s = timeout_s
+        self._pause_s = pause_s
         self.dimension: Final = dimension
         name = f"recollect/1 openai model={model} dimension={dimension} normalisation=l2"
         self.space: Final = hashlib.sha256(name.encode()).hexdigest()
@@ -95,7 +104,7 @@ class OpenAIEmbedder:
             except _TryAgainError as error:
                 if attempt == _ATTEMPTS:
                     raise Unavailable(str(error)) from None
-                pause_s = max(_PAUSE_S * 2**attempt, error.pause_s)
+                pause_s = max(self._pause_s * 2 ** (attempt - 1), error.pause_s)
                 await asyncio.sleep(min(pause_s, _PAUSE_MAX_S))
         raise AssertionError("the last attempt returns or raises")
 

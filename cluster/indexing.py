@@ -62,10 +62,12 @@ class Indexing:
                     collection.distance,
                     collection.hnsw_m,
                     collection.hnsw_ef_construct,
+                    hidden=True,
                 )
-                self._open[uid] = collection.name
                 for shard, machine in sorted(self._machines.items()):
                     self._reconcile(uid, shard, machine)
+                self._open[uid] = collection.name
+                self._indexes.show(uid)
 
     def shard_opened(self, shard: int) -> None:
         """A shard's state was opened: its rows may be newer than the saved indexes."""

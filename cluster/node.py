@@ -57,7 +57,9 @@ async def run_node(config: Config) -> None:
         OSError: an address is taken, or the disk failed.
     """
     install_clock(time.monotonic)
-    lock = await asyncio.to_thread(claim, config.data_dir, config.node_id)
+    lock = await asyncio.to_thread(
+        claim, config.data_dir, config.node_id, config.metadata_members()
+    )
     try:
         node = Node(config)
         await node.run()
@@ -86,7 +88,7 @@ class Node:
         self.driver = Driver(config, self.port, self.indexing, random.Random(os.urandom(16)))
         self.readers = ThreadPoolExecutor(READ_THREADS, "read")
         self.embedder = make_embedder(config)
-        self.metadata_members = tuple(peers)[: config.metadata_members_max]
+        self.metadata_members = config.metadata_members()
         self.metadata_machine: MetadataMachine | None = None
         self.metadata: Replica | None = None
         self._told: ClusterView | None = None

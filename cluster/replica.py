@@ -18,13 +18,23 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cluster.command import Result
-from cluster.errors import DeadlineExceeded, NotLeader, OutcomeUnknown, Overloaded, StorageFull
+from cluster.errors import (
+    DeadlineExceeded,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    PayloadTooLarge,
+    StorageFull,
+)
 from cluster.raft.group import RaftGroup
 from cluster.raft.messages import Entry as RaftEntry
 from cluster.state_machine import Entry
 
 PROPOSALS_MAX: Final = 10_000
 PROPOSED_BYTES_MAX: Final = 64 << 20
+COMMAND_BYTES_MAX: Final = 2 << 20
+"""What no router proposes; a larger entry would not fit a frame and cut the link for ever."""
+WAITS_MAX: Final = 10_000
 
 
 class Replica:
@@ -37,13 +47,14 @@ class Replica:
         self.raft, self.machine = raft, machine
         self.inbox: deque[RaftEntry] = deque()
         self.storage_full = False
+        self.retrying = False
         self.applied_index, self.applied_term = machine.position()
         self._touch = touch
         self._proposed: dict[int, tuple[int, int, asyncio.Future[Result]]] = {}
         self._proposed_bytes = 0
         self._applied_waits: list[tuple[int, int, asyncio.Future[None]]] = []
         self._wait_number = 0
-        self._contact = (math.inf, -math.inf)
+        self._contact = raft.told
         self._fresh_as_of_s = -math.inf
 
     # -- what it is ---------------------------------------------------------------------------
@@ -68,21 +79,21 @@ class Replica:
         if self.raft.failed:
             return False
         if self.is_leader:
-            return bool(self.applied_index >= self.raft.log.base_index)
+            return bool(0 < self.raft.office_index <= self.applied_index)
         return time.monotonic() - self._fresh_as_of_s <= max_staleness_ms / 1000
 
     def observe(self) -> None:
         """Note, after a step, how far the leader said it was, and whether that is applied.
 
-        `_contact` is (commit index, time) of one contact with the leader; once that index is
-        applied, reads here reflect all that was committed at that time.
+        `_contact` is (commit index, time) of one contact with the leader, as the leader told it;
+        once that index is applied, reads here reflect all that was committed at that time. Only
+        then is the next contact looked at: under a steady load the newest is always ahead.
         """
         if self._contact[0] <= self.applied_index:
             self._fresh_as_of_s = max(self._fresh_as_of_s, self._contact[1])
-            self._contact = (math.inf, -math.inf)
-        heard_s = self.raft.election.heard_s
-        if math.isinf(self._contact[0]) and heard_s > self._fresh_as_of_s:
-            self._contact = (self.raft.commit_index, heard_s)
+            self._contact = self.raft.told
+            if self._contact[0] <= self.applied_index:
+                self._fresh_as_of_s = max(self._fresh_as_of_s, self._contact[1])
         if self._proposed and not self.is_leader:
             self._fail_proposals()
 
@@ -98,6 +109,8 @@ class Replica:
         """
         if self.storage_full:
             raise StorageFull("the disk of the leader is full")
+        if len(command) > COMMAND_BYTES_MAX:
+            raise PayloadTooLarge("the command is larger than a log entry may be")
         if (
             len(self._proposed) >= PROPOSALS_MAX
             or self._proposed_bytes + len(command) > PROPOSED_BYTES_MAX
@@ -121,14 +134,21 @@ class Replica:
         """Return when reads here reflect `index`; raises DeadlineExceeded."""
         if index <= self.applied_index:
             return
+        if len(self._applied_waits) >= WAITS_MAX:
+            raise Overloaded("too many reads wait for this shard to catch up")
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._wait_number += 1
-        heapq.heappush(self._applied_waits, (index, self._wait_number, future))
+        wait = (index, self._wait_number, future)
+        heapq.heappush(self._applied_waits, wait)
         try:
             async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
                 await future
         except TimeoutError:
             raise DeadlineExceeded("this replica did not catch up in time") from None
+        finally:
+            if wait in self._applied_waits:
+                self._applied_waits.remove(wait)
+                heapq.heapify(self._applied_waits)
 
     async def read_index(self, deadline_s: float) -> int:
         """Return the commit index, after a majority confirmed that this replica leads.

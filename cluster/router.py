@@ -103,7 +103,7 @@ class Router:
         self._cluster_status = ClusterStatus(self._routing)
 
     def _new_routing(self) -> Routing:
-        members = tuple(self.config.peers())[: self.config.metadata_members_max]
+        members = self.config.metadata_members()
         return Routing(
             config=self.config,
             me=self.node,

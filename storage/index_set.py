@@ -49,6 +49,7 @@ class IndexSet:
         self._clock = clock
         self._build_threads = build_threads
         self._indexes: dict[int, VectorIndex] = {}
+        self._hidden: set[int] = set()
         self._failed: dict[int, int] = {}
         """Changes at a save that failed; the next is tried when as many have come again."""
         self._mutex = threading.Lock()
@@ -57,9 +58,19 @@ class IndexSet:
         self._thread: threading.Thread | None = None
 
     def open(
-        self, uid: int, dimension: int, distance: str, m: int, ef_construct: int
+        self,
+        uid: int,
+        dimension: int,
+        distance: str,
+        m: int,
+        ef_construct: int,
+        *,
+        hidden: bool = False,
     ) -> VectorIndex:
         """Return the index of a collection, loaded or empty; the same one each time.
+
+        A new one that is `hidden` is not given to searches until `show`: what was loaded may lack
+        rows until every shard is reconciled.
 
         Raises:
             ValueError: a parameter out of range.
@@ -67,6 +78,8 @@ class IndexSet:
         with self._mutex:
             index = self._indexes.get(uid)
             if index is None:
+                if hidden:
+                    self._hidden.add(uid)
                 index = self._indexes[uid] = self._load(
                     uid,
                     lambda: VectorIndex(
@@ -81,9 +94,13 @@ class IndexSet:
                 )
             return index
 
+    def show(self, uid: int) -> None:
+        """Let searches have an index that was opened hidden."""
+        self._hidden.discard(uid)
+
     def get(self, uid: int) -> VectorIndex | None:
-        """Return the index of a collection if it is open."""
-        return self._indexes.get(uid)
+        """Return the index of a collection if it is open and not hidden."""
+        return None if uid in self._hidden else self._indexes.get(uid)
 
     def uids(self) -> list[int]:
         """Return the uids of the open indexes, ascending."""
@@ -94,6 +111,7 @@ class IndexSet:
         """Forget the index of a collection, and its files."""
         with self._mutex:
             self._indexes.pop(uid, None)
+            self._hidden.discard(uid)
             path = self._path(uid)
         if path is not None:
             shutil.rmtree(path, ignore_errors=True)

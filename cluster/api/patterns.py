@@ -11,6 +11,8 @@ import datetime
 import uuid
 from typing import Any, Final
 
+import orjson
+
 from cluster.api import answers
 from cluster.api.embedding import embed_text, given_embedding
 from cluster.api.envelope import Answer
@@ -47,7 +49,7 @@ SHOWN: Final = (*STORED, "createdAt")
 async def store_pattern(call: Call, body: StorePattern) -> Answer:
     """Store a pattern; only its task is needed."""
     payload = _payload(body, call.api.wall_ms())
-    check_payload(payload, call.api.config.payload_bytes_max, "metadata")
+    _check_payload(payload, call.api.config.payload_bytes_max)
     collection = await call.api.router.collection(COLLECTION, call.options)
     options = call.write_options(str(collection.uid))
     if isinstance(body.embedding, list):
@@ -116,6 +118,13 @@ def _payload(body: StorePattern, now_ms: int) -> dict[str, Any]:
     moment = datetime.datetime.fromtimestamp(now_ms / 1000, datetime.UTC)
     kept["createdAt"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return kept
+
+
+def _check_payload(payload: dict[str, Any], bytes_max: int) -> None:
+    """Check depth and size; when all fields together are too large, the largest is named."""
+    check_payload({"metadata": payload.get("metadata")}, bytes_max, "metadata")
+    largest = max(payload, key=lambda name: len(orjson.dumps(payload[name])))
+    check_payload(payload, bytes_max, largest)
 
 
 def _chosen_id(call: Call, body: StorePattern, request_id: str) -> PointId:

@@ -119,6 +119,8 @@ class HardenedCore(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
         self.failed: str = ""
         self._progress = {peer: Progress(timing.inflight_bytes_max) for peer in self._others()}
         self._sent = (0, 0)
+        self.told = (0, -math.inf)
+        """(commit index, time) as the leader last told it: what a fresh replica has applied."""
         self._SyncObj__newAppendEntriesTime = 0.0
         self._port = _Port(send)
         super().__init__(

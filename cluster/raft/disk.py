@@ -27,11 +27,14 @@ class FolderDisk:
         return (self._folder / name).read_bytes()
 
     def create(self, name: str, size: int) -> None:
-        """Make a durable segment of `size` zero bytes."""
+        """Make a durable segment of `size` zero bytes; nothing stays behind when that fails."""
         descriptor = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, size)
             os.fsync(descriptor)
+        except OSError:
+            (self._folder / name).unlink()
+            raise
         finally:
             os.close(descriptor)
         self._sync_folder()
@@ -48,7 +51,12 @@ class FolderDisk:
         os.fdatasync(self._descriptor(name))
 
     def remove(self, name: str) -> None:
-        """Remove a segment, durably."""
+        """Remove a segment, durably.
+
+        A segment of the same name may be created next, so no descriptor of this one may stay.
+        """
+        if self._open is not None and self._open[0] == name:
+            self.close()
         (self._folder / name).unlink()
         self._sync_folder()
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable
@@ -41,6 +42,7 @@ log = logging.getLogger("recollect.raft")
 APPLY_BYTES_MAX: Final = 8 << 20
 MAINTENANCE_S: Final = 0.5
 DISK_FULL_RETRY_S: Final = 1.0
+EXPORT_RETRY_S: Final = 5.0
 FOLLOWERS_WAIT: Final = 4
 """How many times its usual size a log may reach before a slow follower is left to a snapshot."""
 
@@ -62,7 +64,11 @@ class Driver:
         self, config: Config, port: PeerPort, observer: Observer, rng: random.Random
     ) -> None:
         self._config, self._port, self._observer, self._rng = config, port, observer, rng
-        self._wal = Wal(FolderDisk(config.data_dir / "log"), config.segment_bytes)
+        self._wal = Wal(
+            FolderDisk(config.data_dir / "log"),
+            config.segment_bytes,
+            lambda: secrets.randbits(32),
+        )
         timing = Timing(
             election_timeout_s=config.election_timeout_ms / 1000,
             heartbeat_s=config.heartbeat_ms / 1000,
@@ -138,8 +144,7 @@ class Driver:
             message = from_wire(raw)
         except msgspec.ValidationError as error:
             raise ForeignPeer(f"{peer} sent a malformed message") from error
-        self.host.receive(peer, group, message)
-        self._plan()
+        self._act(lambda: self.host.receive(peer, group, message), None)
 
     def _plan(self) -> None:
         if not self._planned:
@@ -162,7 +167,8 @@ class Driver:
             self._port.post_raft(peer, group, to_wire(message))
         for group, entries in ready.apply:
             self.replicas[group].inbox.extend(entries)
-            self.apply_thread.submit(self._apply, self.replicas[group])
+            if not self.replicas[group].retrying:
+                self.apply_thread.submit(self._apply, self.replicas[group])
         for group, effect in ready.effects:
             self._perform(group, effect)
         for replica in self.replicas.values():
@@ -173,14 +179,10 @@ class Driver:
     def _write(self, batch: WriteBatch) -> None:
         try:
             self._wal.write(batch)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  # nothing may follow an unwritten batch
             self._loop.call_soon_threadsafe(self.fail, error)
         else:
-            self._loop.call_soon_threadsafe(self._synced, batch.sequence)
-
-    def _synced(self, sequence: int) -> None:
-        self.host.synced(sequence)
-        self._plan()
+            self._on_loop(lambda: self.host.synced(batch.sequence))
 
     # -- applying -----------------------------------------------------------------------------
 
@@ -196,14 +198,14 @@ class Driver:
         if results is None:
             self._loop.call_soon_threadsafe(self._stalled, replica)
         else:
-            self._loop.call_soon_threadsafe(self._applied, replica, entries, results)
+            self._on_loop(lambda: self._applied(replica, entries, results))
 
     def _commit(self, replica: Replica, entries: list[Any]) -> list[Any] | None:
         """Apply in one transaction; None when the disk is full, and nothing was applied."""
         try:
             results: list[Any] = replica.machine.apply(entries)
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+            if not _disk_full(error):
                 raise
             replica.give_back(entries)
             return None
@@ -217,9 +219,14 @@ class Driver:
             self.apply_thread.submit(self._apply, replica)
 
     def _stalled(self, replica: Replica) -> None:
-        log.error("group %d waits for space: the disk is full", replica.group)
-        replica.storage_full = True
-        self._loop.call_later(DISK_FULL_RETRY_S, self.apply_thread.submit, self._apply, replica)
+        if not replica.storage_full:
+            log.error("group %d waits for space: the disk is full", replica.group)
+        replica.storage_full = replica.retrying = True
+        self._loop.call_later(DISK_FULL_RETRY_S, self._retry, replica)
+
+    def _retry(self, replica: Replica) -> None:
+        replica.retrying = False
+        self.apply_thread.submit(self._apply, replica)
 
     # -- snapshots ----------------------------------------------------------------------------
 
@@ -240,19 +247,29 @@ class Driver:
             manifest = files.export()
         except (OSError, sqlite3.Error) as error:
             log.warning("group %d: no snapshot could be made: %s", replica.group, error)
-        self._on_loop(replica, lambda: replica.raft.snapshot_ready(manifest))
+        except Exception as error:  # noqa: BLE001  # the state is in doubt: the node must stop
+            self._loop.call_soon_threadsafe(self.fail, error)
+            return
+        wait_s = 0.0 if manifest is not None else EXPORT_RETRY_S
+        self._on_loop(
+            lambda: self._loop.call_later(wait_s, self._snapshot_ready, replica, manifest)
+        )
+
+    def _snapshot_ready(self, replica: Replica, manifest: Manifest | None) -> None:
+        replica.raft.snapshot_ready(manifest)
+        self.touch(replica.group)
 
     def _send_chunk(self, files: SnapshotFiles, replica: Replica, effect: SendChunk) -> None:
         data = files.read(effect.sha256, effect.offset, self._config.snapshot_chunk_bytes)
         if data:
             chunk = Chunk(effect.sha256, effect.offset, data)
-            self._on_loop(replica, lambda: self.host.post(effect.peer, replica.group, chunk))
+            self._on_loop(lambda: self.host.post(effect.peer, replica.group, chunk), replica.group)
 
     def _check_incoming(self, files: SnapshotFiles, replica: Replica, effect: Install) -> None:
         if files.complete(effect.manifest):
             self.apply_thread.submit(self._install, files, replica, effect.manifest)
         else:
-            self._on_loop(replica, replica.raft.install_failed)
+            self._on_loop(replica.raft.install_failed, replica.group)
 
     def _install(self, files: SnapshotFiles, replica: Replica, manifest: Manifest) -> None:
         try:
@@ -264,21 +281,28 @@ class Driver:
             if replica.machine.position() == (manifest.index, manifest.term):
                 self._loop.call_soon_threadsafe(self.fail, error)
                 return
-            self._on_loop(replica, replica.raft.install_failed)
+            self._on_loop(replica.raft.install_failed, replica.group)
         else:
-            self._on_loop(replica, lambda: self._installed(replica, manifest))
+            self._on_loop(lambda: self._installed(replica, manifest), replica.group)
 
     def _installed(self, replica: Replica, manifest: Manifest) -> None:
         log.info("group %d: refilled by a snapshot at %d", replica.group, manifest.index)
         replica.raft.installed(manifest)
         replica.installed()
 
-    def _on_loop(self, replica: Replica, act: Callable[[], object]) -> None:
-        def then_step() -> None:
-            act()
-            self.touch(replica.group)
+    def _on_loop(self, act: Callable[[], object], group: int | None = None) -> None:
+        """From a thread: do something on the loop, then let the group step."""
+        self._loop.call_soon_threadsafe(self._act, act, group)
 
-        self._loop.call_soon_threadsafe(then_step)
+    def _act(self, act: Callable[[], object], group: int | None) -> None:
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001  # a broken invariant: the node must stop
+            self.fail(error)
+            return
+        if group is not None:
+            self.host.touch(group)
+        self._plan()
 
     # -- timers -------------------------------------------------------------------------------
 
@@ -305,13 +329,23 @@ class Driver:
                     self._files_thread.submit(self._checkpoint, replica, urgent)
 
     def _checkpoint(self, replica: Replica, urgent: bool) -> None:  # noqa: FBT001
+        durable = 0
         try:
             durable = replica.machine.make_durable()
         except Exception as error:  # noqa: BLE001  # what is durable is in doubt
-            self._loop.call_soon_threadsafe(self.fail, error)
-        else:
-            self._on_loop(replica, lambda: self._cut(replica, durable, urgent=urgent))
+            if not _disk_full(error):
+                self._loop.call_soon_threadsafe(self.fail, error)
+                return
+            log.warning("group %d: no space for a checkpoint; its log stays", replica.group)
+        self._on_loop(lambda: self._cut(replica, durable, urgent=urgent), replica.group)
 
     def _cut(self, replica: Replica, durable: int, *, urgent: bool) -> None:
         self._checkpointing.discard(replica.group)
         replica.raft.compact(durable, urgent=urgent)
+
+
+def _disk_full(error: BaseException) -> bool:
+    return (
+        isinstance(error, sqlite3.OperationalError)
+        and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+    )

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from cluster.raft import messages as msg
 from cluster.raft import snapshot as snap
@@ -42,6 +42,10 @@ from cluster.raft.receive import (
     admit_ack,
     admit_append,
 )
+
+OFFER_KEPT_S: Final = 10.0
+OFFER_LOG_BYTES_MAX: Final = 64 << 20
+"""How long, and how much log, is kept for the sake of a snapshot that somebody pulls."""
 
 
 class RaftGroup(HardenedCore):
@@ -76,14 +80,15 @@ class RaftGroup(HardenedCore):
     def compact(self, durable_applied: int, *, urgent: bool = True) -> None:
         """Cut the log below what the state machine has made durable (D1, D8).
 
-        While a follower pulls a snapshot, entries after that snapshot are kept for it; unless it
-        is `urgent`, so is what a connected follower does not have yet.
+        While a follower pulls or installs a snapshot, entries after that snapshot are kept for
+        it, up to a limit; unless it is `urgent`, so is what a connected follower does not have.
         """
         limit = min(durable_applied, self.log.durable_index, self.delivered_index)
         if self.is_leader and not urgent:
             connected = [p for p in self._others() if self.isNodeConnected(Peer(p))]
             limit = min([limit, *(self._progress[peer].match for peer in connected)])
-        if self.offer is not None and self._clock() - self.offer_used_s < 10.0:
+        used = self._clock() - self.offer_used_s < OFFER_KEPT_S
+        if self.offer is not None and used and self.log.size_bytes < OFFER_LOG_BYTES_MAX:
             limit = min(limit, self.offer.index)
         self.log.compact(limit)
         if self.offer is not None and self.offer.index < self.log.base_index:
@@ -119,6 +124,7 @@ class RaftGroup(HardenedCore):
             if current != self._sent or self.reads.wants_broadcast:
                 self._SyncObj__sendAppendEntries()
         self._serve_reads()
+        self.log.release_hold(self.commit_index)
         assert self.log.base_index <= self.delivered_index <= self.commit_index
         assert self.commit_index <= self.log.last_index, "commit beyond the log"
 
@@ -162,6 +168,7 @@ class RaftGroup(HardenedCore):
         if not self._follow(sender, message.term):
             self._answer(sender, message.round)
             return
+        self.told = (message.commit_index, self._clock())
         verdict = admit_append(message, self.log, self.commit_index)
         if isinstance(verdict, Refuse):
             return
@@ -248,6 +255,8 @@ class RaftGroup(HardenedCore):
         if not self.is_leader or admit_ack(ack, term=self.term, last_index=self.log.last_index):
             return
         self.reads.acked(sender, ack.round)
+        if self._progress[sender].next <= self.log.base_index:
+            self.offer_used_s = self._clock()  # it answers offers: it is pulling or installing
         self._heard_follower(sender)
         progress = self._progress[sender]
         if ack.matched:

@@ -19,6 +19,10 @@ from cluster.raft.log import GroupLog, GroupState, Records
 from cluster.raft.messages import Entry, Message
 from cluster.raft.snapshot import Effect
 from cluster.raft.wal import Wal, WriteBatch
+from cluster.raft.wal_format import CorruptLog
+
+NEW = (1, 0)
+"""Where the state of a new group stands: at the root entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,17 @@ class GroupHost:
         wal.attach(self._restate)
 
     def open(self) -> None:
-        """Recover the log; raises CorruptLog or OSError."""
+        """Recover the log; raises CorruptLog or OSError.
+
+        A new log gets a first record at once, durably: whoever finds state beside an empty log
+        may then conclude that the log was lost.
+        """
         self._recovered = self._wal.open()
+        if not self._wal.segments:
+            self._wal.records(0).meta(0, None)
+            batch = self._wal.take()
+            assert batch is not None, "a record makes a batch"
+            self._wal.write(batch)
 
     def _restate(self) -> dict[int, tuple[int, str | None, tuple[int, int], int]]:
         states = {
@@ -97,8 +110,14 @@ class GroupHost:
     def open_group(
         self, group: int, members: tuple[str, ...], applied: tuple[int, int], rng: random.Random
     ) -> RaftGroup:
-        """Start this node's replica of a group, from the log and from where its state stands."""
+        """Start this node's replica of a group, from the log and from where its state stands.
+
+        Raises CorruptLog when there is state of a group that the log knows nothing of: its votes
+        are forgotten.
+        """
         assert group not in self.groups, "a replica is opened once"
+        if group not in self._recovered and applied != NEW:
+            raise CorruptLog(f"group {group} stands at {applied}, but the log has no record of it")
         state = self._recovered.pop(group, None) or GroupState()
         log = recover(state, applied, self._wal.records(group))
         raft = RaftGroup(

@@ -198,6 +198,12 @@ class GroupLog(Journal):  # type: ignore[misc]  # pysyncobj is untyped
         self._hold = max(self._hold, index)
         self._records.hold(self._hold)
 
+    def release_hold(self, commit_index: int) -> None:
+        """Vote again for good, once what was lost is committed here again."""
+        if 0 < self._hold <= commit_index:
+            self._hold = 0
+            self._records.hold(0)
+
     def synced(self, sequence: int) -> None:
         """Learn that all batches up to `sequence` are on disk."""
         while self._pending and self._pending[0][0] <= sequence:

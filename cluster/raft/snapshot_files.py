@@ -32,6 +32,8 @@ class SnapshotFiles:
         self._outgoing = stem.with_suffix(".outgoing")
         self._sha256 = b""
         stem.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in (self.incoming, self._outgoing):
+            leftover.unlink(missing_ok=True)
 
     def export(self) -> Manifest:
         """Write the state as it stands; raises OSError or sqlite3.Error."""

@@ -68,8 +68,11 @@ class Segment:
 class Wal:
     """See the module. `open` recovers what the disk holds; then `take` and `write` alternate."""
 
-    def __init__(self, disk: Disk, segment_bytes: int) -> None:
+    def __init__(self, disk: Disk, segment_bytes: int, salts: Callable[[], int]) -> None:
+        """`salts` gives 32-bit numbers that nobody outside can guess."""
         self._disk = disk
+        self._salts = salts
+        self._salt = 0
         self._segment_bytes = segment_bytes
         self._buffer: list[bytes] = []
         self._buffered: dict[int, int] = {}
@@ -109,8 +112,9 @@ class Wal:
 
     def _read_segment(self, name: str, replay: form.Replay) -> Segment | None:
         image = self._disk.read(name)
+        salt = form.salt_of(name)
         view, offset, segment = memoryview(image), 0, None
-        while (found := form.read_batch(view, offset)) is not None:
+        while (found := form.read_batch(view, offset, salt)) is not None:
             if self._segments or segment is not None:
                 self._expect(name, found.sequence)
             segment = segment or Segment(name)
@@ -119,7 +123,7 @@ class Wal:
                 if index:
                     segment.entry_max[group] = max(index, segment.entry_max.get(group, 0))
             self._next_sequence, offset = found.sequence + 1, found.end
-        if form.has_later_batch(image, offset, self._next_sequence - 1):
+        if form.has_later_batch(image, offset, self._next_sequence - 1, salt):
             raise CorruptLog(f"{name}: a damaged batch at byte {offset} has good ones behind it")
         return segment
 
@@ -169,7 +173,8 @@ class Wal:
             size += sum(map(len, restated))
             self._buffer[:0] = restated
             create = max(self._segment_bytes, size)
-            self._segments.append(Segment(f"{self._next_sequence:016x}.wal"))
+            self._salt = self._salts()
+            self._segments.append(Segment(form.segment_name(self._next_sequence, self._salt)))
             self._offset = 0
         made = self._make_batch(create)
         assert len(made.data) == size, "a batch is as long as it was measured"
@@ -179,7 +184,7 @@ class Wal:
         active = self._segments[-1]
         for group, index in self._buffered.items():
             active.entry_max[group] = max(index, active.entry_max.get(group, 0))
-        data = form.batch(self._next_sequence, self._buffer)
+        data = form.batch(self._next_sequence, self._buffer, self._salt)
         made = WriteBatch(
             self._next_sequence, active.name, self._offset, data, create, self._drop_obsolete()
         )

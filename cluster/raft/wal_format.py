@@ -4,11 +4,13 @@ A segment is a preallocated file of batches. A batch is one write and one fdatas
 
     magic u32 | crc32 u32 | length u32 | sequence u64 | records ...        (little-endian)
 
-The CRC covers everything after itself. Sequences count up by one over all segments, and batch
-n + 1 is written only after batch n was synced. So a bad batch with no good batch behind it is a
-torn tail: it was never synced, nobody was told of it, it is cut. A bad batch with a good one
-behind it was synced and has rotted: that is corruption (D20), and cutting there would forget
-acknowledged entries, so the node must refuse.
+The CRC covers everything after itself and starts from the segment's salt, which stands in the
+segment's name: nobody outside knows it, so bytes that a client stores can never look like a
+batch. Sequences count up by one over all segments, and batch n + 1 is written only after batch n
+was synced. So a bad batch with no good batch behind it is a torn tail: it was never synced,
+nobody was told of it, it is cut. A bad batch with a good one behind it was synced and has rotted:
+that is corruption (D20), and cutting there would forget acknowledged entries, so the node must
+refuse.
 
 The first batch of a segment begins with records that restate every group's term, vote, base and
 hold, so older segments can be dropped whole.
@@ -58,11 +60,25 @@ def meta_body(term: int, vote: str | None) -> bytes:
     return ONE.pack(term) + (b"" if vote is None else b"\x01" + vote.encode())
 
 
-def batch(sequence: int, records: list[bytes]) -> bytes:
-    """Return one batch, ready to be written."""
+def batch(sequence: int, records: list[bytes], salt: int) -> bytes:
+    """Return one batch, ready to be written into a segment of that salt."""
     body = b"".join(records)
     rest = struct.pack("<IQ", len(body), sequence) + body
-    return struct.pack("<II", MAGIC, zlib.crc32(rest)) + rest
+    return struct.pack("<II", MAGIC, zlib.crc32(rest, salt)) + rest
+
+
+def segment_name(sequence: int, salt: int) -> str:
+    """Return the name of the segment that starts with a batch; names sort by sequence."""
+    assert 0 <= salt < 2**32, "a salt has 32 bits"
+    return f"{sequence:016x}-{salt:08x}.wal"
+
+
+def salt_of(name: str) -> int:
+    """Return the salt that a segment's name tells; raises CorruptLog for a foreign name."""
+    try:
+        return int(name.removesuffix(".wal").split("-")[1], 16)
+    except (IndexError, ValueError):
+        raise CorruptLog(f"{name} is not the name of a segment") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +90,23 @@ class Batch:
     body: memoryview
 
 
-def read_batch(image: memoryview, offset: int) -> Batch | None:
+def read_batch(image: memoryview, offset: int, salt: int) -> Batch | None:
     """Return the valid batch at `offset`, or None."""
     if offset + HEADER.size > len(image):
         return None
     magic, crc, length, sequence = HEADER.unpack_from(image, offset)
     end = offset + HEADER.size + length
-    if magic != MAGIC or end > len(image) or zlib.crc32(image[offset + 8 : end]) != crc:
+    if magic != MAGIC or end > len(image) or zlib.crc32(image[offset + 8 : end], salt) != crc:
         return None
     return Batch(sequence, end, image[offset + HEADER.size : end])
 
 
-def has_later_batch(image: bytes, offset: int, sequence: int) -> bool:
+def has_later_batch(image: bytes, offset: int, sequence: int, salt: int) -> bool:
     """Whether a valid batch numbered above `sequence` starts anywhere after `offset`."""
     view, marker = memoryview(image), struct.pack("<I", MAGIC)
     found = image.find(marker, offset + 1)
     while found >= 0:
-        later = read_batch(view, found)
+        later = read_batch(view, found, salt)
         if later is not None and later.sequence > sequence:
             return True
         found = image.find(marker, found + 1)

@@ -57,7 +57,7 @@ class SimNode:
     def start(self) -> None:
         """Boot from what the disk holds."""
         net = self.net
-        self.wal = Wal(self.disk, SEGMENT_BYTES)
+        self.wal = Wal(self.disk, SEGMENT_BYTES, lambda: net.rng.getrandbits(32))
         self.host = GroupHost(self.name, self.wal, clock=lambda: net.now_s, timing=net.timing)
         self.host.open()
         self.syncing: WriteBatch | None = None

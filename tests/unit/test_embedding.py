@@ -131,7 +131,9 @@ async def endpoint():
 
 def client(endpoint, **options):
     """Return an embedder for an endpoint."""
-    return OpenAIEmbedder(endpoint.url, model="some-model", dimension=4, api_key=KEY, **options)
+    return OpenAIEmbedder(
+        endpoint.url, model="some-model", dimension=4, api_key=KEY, pause_s=0.001, **options
+    )
 
 
 async def test_endpoint_vectors_are_normalised(endpoint):
@@ -186,14 +188,15 @@ async def test_lasting_failures(endpoint, failures, error, caplog):
     endpoint.failures = list(failures)
 
     with pytest.raises(error) as caught:
-        await client(endpoint, timeout_s=1.5 if error is Unavailable else 0.3).embed(["four"])
+        await client(endpoint, timeout_s=20 if error is Unavailable else 0.3).embed(["four"])
 
     assert KEY not in f"{caught.value!r} {caught.value.__cause__!r} {caplog.text}"
 
 
 async def test_unreachable_endpoint():
     """Nobody there is an error that can be tried again later."""
-    embedder = OpenAIEmbedder("http://127.0.0.1:1/v1/embeddings", model="m", dimension=4)
+    url = "http://127.0.0.1:1/v1/embeddings"
+    embedder = OpenAIEmbedder(url, model="m", dimension=4, pause_s=0.001)
 
     with pytest.raises(Unavailable, match="cannot be reached"):
         await embedder.embed(["four"])

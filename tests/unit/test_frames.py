@@ -170,3 +170,29 @@ async def test_calls_answer_fail_and_time_out() -> None:
         b._links["a"].close()
         with pytest.raises(Unavailable):
             await waiting
+
+
+async def test_an_answer_to_an_earlier_process_is_nobodys() -> None:
+    """A node that died and came back must not take the old call's answer for the new one's."""
+    async with ports() as (a, b):
+        calls, gate = CallChannel(a), asyncio.Event()
+
+        async def slow(sender: str, body: object) -> object:
+            if body == "old":
+                await gate.wait()
+                return "answer to old"
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        calls.serve("write", slow)
+        loop = asyncio.get_running_loop()
+        await until(lambda: a.connected("b") and b.connected("a"))
+        before = CallChannel(b)
+        with pytest.raises(DeadlineExceeded):
+            await before.call("a", "write", "old", loop.time() + 0.05)
+        after = CallChannel(b)
+        waiting = loop.create_task(after.call("a", "write", "new", loop.time() + 0.5))
+        await asyncio.sleep(0)
+        gate.set()
+        with pytest.raises(DeadlineExceeded):
+            await waiting

@@ -266,3 +266,14 @@ def test_many_threads_open_one_index():
         thread.join()
 
     assert len({id(index) for index in found}) == 1
+
+
+def test_a_hidden_index_is_not_searched_before_it_is_shown():
+    """What was loaded may lack rows until every shard is reconciled."""
+    indexes = IndexSet(None)
+    made = indexes.open(7, 4, "Dot", 16, 100, hidden=True)
+    assert indexes.get(7) is None
+    assert indexes.open(7, 4, "Dot", 16, 100) is made
+    assert indexes.get(7) is None
+    indexes.show(7)
+    assert indexes.get(7) is made

@@ -9,8 +9,16 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
+from cluster.raft.core import Timing
+from cluster.raft.host import GroupHost
 from cluster.raft.messages import Ack, Append, Chunk, Manifest, Offer, RequestVote, TimeoutNow, Vote
+from cluster.raft.snapshot import Install
+from cluster.raft.wal import Wal
+from cluster.raft.wal_format import CorruptLog
 from tests.simulation.checkers import Checkers
+from tests.simulation.faulty_disk import FaultyDisk
 from tests.simulation.nodes import Letter, Net
 
 
@@ -410,3 +418,53 @@ def letter_of(source: str, target: str, message) -> Letter:
     from cluster.raft.messages import to_wire
 
     return Letter(source, target, 1, msgpack.packb(to_wire(message)))
+
+
+def test_state_of_which_the_log_knows_nothing_is_refused() -> None:
+    """Term and vote are durable before anything is applied, so such a log was lost."""
+    net, _ = watched()
+    net.elect("A")
+    net.settle()
+    node = net.nodes["C"]
+    node.crash(power=False, rng=random.Random(1))
+    node.disk = FaultyDisk()
+    with pytest.raises(CorruptLog, match="no record"):
+        node.start()
+
+
+def test_a_new_log_is_durable_before_there_is_state() -> None:
+    """An empty log beside a state then always means a lost log."""
+    disk = FaultyDisk()
+    wal = Wal(disk, 4096, lambda: 1)
+    GroupHost("A", wal, clock=lambda: 0.0, timing=Timing()).open()
+    disk.lose_power(random.Random(1))
+    assert Wal(disk, 4096, lambda: 1).open().keys() == {0}
+
+
+def test_an_install_that_takes_long_is_not_overtaken_by_compaction() -> None:
+    """The follower keeps answering offers; what follows its snapshot stays in the log."""
+    net, checkers = watched()
+    net.elect("A")
+    net.cut("A", "C")
+    net.cut("B", "C")
+    for number in range(30):
+        propose(net, checkers, "A", f"k{number}={number}")
+    net.settle("AB")
+    net.nodes["A"].compact()
+    follower, installs = net.nodes["C"], []
+    perform = follower.perform
+
+    def slowly(group: int, effect: object) -> None:
+        installs.append(effect) if isinstance(effect, Install) else perform(group, effect)
+
+    follower.perform = slowly  # type: ignore[method-assign]
+    net.link("A", "C")
+    for number in range(60):
+        net.settle(seconds=0.5)
+        propose(net, checkers, "A", f"more{number}={number}")
+        net.nodes["A"].compact()
+    assert len(installs) == 1
+    perform(1, installs[0])
+    follower.perform = perform  # type: ignore[method-assign]
+    net.settle(seconds=2)
+    checkers.at_rest()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.raft import wal_format
 from cluster.raft.disk import FolderDisk
 from cluster.raft.log import GroupLog, GroupState
 from cluster.raft.wal import Wal
@@ -24,7 +25,7 @@ class Store:
 
     def __init__(self, disk: FaultyDisk) -> None:
         self.disk = disk
-        self.wal = Wal(disk, SEGMENT)
+        self.wal = Wal(disk, SEGMENT, lambda: 0xC0FFEE)
         states = self.wal.open()
         self.logs = {
             group: GroupLog(states.get(group, GroupState()), self.wal.records(group))
@@ -208,3 +209,52 @@ def test_a_real_folder_keeps_what_was_synced(tmp_path: Path) -> None:
     act(again, ("add", 1, 3))
     again.sync()
     assert Store(FolderDisk(tmp_path / "log")).picture() == again.picture()  # type: ignore[arg-type]
+
+
+def test_a_segment_made_anew_is_not_written_into_the_removed_one(tmp_path: Path) -> None:
+    """A crash between creating a segment and its first batch: the next boot makes it again."""
+    folder = tmp_path / "log"
+    first = Store(FolderDisk(folder))  # type: ignore[arg-type]
+    act(first, ("meta", 1, 0))
+    batch = first.wal.take()
+    assert batch is not None
+    first.disk.create(batch.segment, batch.create)
+    second = Store(FolderDisk(folder))  # type: ignore[arg-type]
+    act(second, ("meta", 1, 1))
+    act(second, ("add", 1, 30))
+    second.sync()
+    assert Store(FolderDisk(folder)).picture() == second.picture()  # type: ignore[arg-type]
+
+
+def test_bytes_that_a_client_stored_are_not_taken_for_a_batch() -> None:
+    """A torn tail whose body holds what looks like a batch is still a torn tail."""
+    store = Store(FaultyDisk())
+    act(store, ("add", 1, 10))
+    store.sync()
+    before = store.picture()
+    log = store.logs[1]
+    planted = wal_format.batch(2**40, [b""], salt=0)
+    log.add(b"x" * 200 + planted, log.last_index + 1, log.last_term)
+    batch = store.wal.take()
+    assert batch is not None
+    file = store.disk.files[batch.segment]
+    file.cached[batch.offset + 64 : batch.offset + len(batch.data)] = batch.data[64:]
+    assert Store(store.disk).picture() == before
+
+
+def test_a_hold_ends_for_good_when_what_was_lost_is_committed_again() -> None:
+    """A later truncation of an uncommitted tail must not silence the replica again."""
+    log = GroupLog(GroupState(term=1, base=(5, 1)), Wal(FaultyDisk(), SEGMENT, int).records(1))
+    log.hold_until(10)
+    for index in range(6, 15):
+        log.add(b"a", index, 1)
+    log.release_hold(9)
+    log.delete_from(8)
+    assert log.hold_index == 10
+    for index in range(8, 12):
+        log.add(b"b", index, 2)
+    log.release_hold(10)
+    log.delete_from(11)
+    assert log.hold_index == 0
+    log.delete_from(9)
+    assert log.hold_index == 0
