@@ -39,7 +39,7 @@ demo: setup
 	$(BIN)/recollect demo
 
 bench: setup
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench --data "$(DATA)"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
