@@ -45,7 +45,7 @@ def plan(
     replicas = min(replication, len(nodes))
     orders = _preferences(sorted(nodes), shards, virtual_nodes, current)
     room = _room(sorted(nodes), shards * replicas, current)
-    members = _deal(orders, room, replicas)
+    members = _deal_settled_first(orders, room, replicas, current)
     leaders = _leaders(members, sorted(nodes))
     return [
         [leader, *(node for node in chosen if node != leader)]
@@ -74,6 +74,21 @@ def _room(nodes: Sequence[str], replicas: int, current: Sequence[Sequence[str]])
         held[node] += 1
     by_load = sorted(nodes, key=lambda node: (-held[node], position_of(node.encode()), node))
     return {node: share + (rank < odd) for rank, node in enumerate(by_load)}
+
+
+def _deal_settled_first(
+    orders: Sequence[Sequence[str]],
+    room: dict[str, int],
+    replicas: int,
+    current: Sequence[Sequence[str]],
+) -> ShardMap:
+    """Deal shards that need nothing new before those that lost a node: an orphan that came first
+    would take the room of a shard that could stay, and that one the next one's."""
+    kept = [sum(node in room for node in members) for members in current]
+    turns = sorted(range(len(orders)), key=lambda shard: -kept[shard] if kept else 0)
+    dealt = _deal([orders[shard] for shard in turns], room, replicas)
+    by_shard = dict(zip(turns, dealt, strict=True))
+    return [by_shard[shard] for shard in range(len(orders))]
 
 
 def _deal(orders: Sequence[Sequence[str]], room: dict[str, int], replicas: int) -> ShardMap:
