@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
-from safetensors import SafetensorError
+import numpy.typing as npt
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
@@ -53,46 +54,73 @@ class Embedder(Protocol):
         ...
 
 
+class NoEmbedding(ValueError):
+    """A text that has no vector; `position` says which."""
+
+    def __init__(self, position: int, reason: str) -> None:
+        super().__init__(f"text {position} {reason}")
+        self.position = position
+
+
 class BundledEmbedder:
-    """The model in the package. Safe for threads."""
+    """The model in the package. Safe for threads; its files are read when first needed."""
+
+    dimension: Final = 256
 
     def __init__(self) -> None:
-        """Read the model.
+        """Find the model.
 
         Raises:
-            RuntimeError: the model's files are not installed, or are not what they should be.
+            RuntimeError: it is not installed.
         """
         try:
             files = distribution(_DISTRIBUTION)
-            weights, tokenizer = (Path(str(files.locate_file(p))) for p in (_WEIGHTS, _TOKENIZER))
-            self._table = load_file(weights)[_TENSOR]  # float16: half the memory
-            self._tokenizer = Tokenizer.from_file(str(tokenizer))
-            self.space: Final = _identity(weights, tokenizer)
-        except (PackageNotFoundError, OSError, KeyError, SafetensorError) as error:
-            raise RuntimeError(f"the bundled embedding model cannot be read: {error}") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self.dimension: Final = int(self._table.shape[1])
-        assert self._tokenizer.get_vocab_size() <= len(self._table), "a vector for each token"
+        except PackageNotFoundError as error:
+            raise RuntimeError("the bundled embedding model is not installed") from error
+        self._weights = Path(str(files.locate_file(_WEIGHTS)))
+        self._tokenizer = Path(str(files.locate_file(_TOKENIZER)))
+
+    @cached_property
+    def space(self) -> str:
+        """Identity of the embedding space: 64 hexadecimal digits."""
+        digest = hashlib.sha256(_RECIPE)
+        for path in (self._weights, self._tokenizer):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+    @cached_property
+    def _table(self) -> npt.NDArray[np.float16]:
+        table = load_file(self._weights)[_TENSOR]
+        assert table.shape[1] == self.dimension, "the weights have the dimension they promise"
+        return table
+
+    @cached_property
+    def _tokens(self) -> Tokenizer:
+        tokenizer = Tokenizer.from_file(str(self._tokenizer))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        assert tokenizer.get_vocab_size() <= len(self._table), "each token has a vector"
+        return tokenizer
 
     def embed(self, texts: Sequence[str]) -> Matrix:
         """Return a unit vector for each text, as float32[n, dimension]. Blocks.
 
         Raises:
-            ValueError: a text without tokens, naming its position, or with a lone surrogate.
+            NoEmbedding: a text without tokens, such as an empty one.
+            ValueError: something that is no text, or has a lone surrogate.
         """
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         try:
-            encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            encoded = self._tokens.encode_batch(list(texts), add_special_tokens=False)
         except TypeError:
             raise ValueError("a text is a string without lone surrogates") from None
         for position, tokens in enumerate(encoded):
             if not tokens.ids:
-                raise ValueError(f"text {position} has no tokens")
+                raise NoEmbedding(position, "has no tokens")
             vectors[position] = self._mean(tokens.ids)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not norms.all():
-            raise ValueError(f"text {int(np.argmin(norms))} has no direction")
+            raise NoEmbedding(int(np.argmin(norms)), "has no direction")
         vectors /= norms
         return vectors
 
@@ -102,10 +130,3 @@ class BundledEmbedder:
         weights = (counts / len(ids)).astype(np.float32)
         mean: Matrix = weights @ self._table[distinct].astype(np.float32)
         return mean
-
-
-def _identity(*files: Path) -> str:
-    digest = hashlib.sha256(_RECIPE)
-    for path in files:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()

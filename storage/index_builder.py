@@ -19,7 +19,9 @@ from typing import Final
 
 import numpy as np
 
+from storage.copies import Copies, Placed, digests_of
 from storage.fresh_tail import FreshTail
+from storage.hnsw import Hnsw
 from storage.index_state import IndexState
 from storage.metric import Matrix
 from storage.seq_slots import Numbers
@@ -38,7 +40,7 @@ _THREAD_ROWS: Final = 16
 _PATIENCE_MIN_S: Final = 0.004
 _PATIENCE_MAX_S: Final = 1.0
 _DEAD_SLOTS_SPARED: Final = 100_000
-"""A dead slot that never reached the graph costs 38 bytes, so these are swept more rarely."""
+"""A dead slot costs 47 bytes and no search time, so these are swept more rarely."""
 
 
 class Builder:
@@ -121,27 +123,48 @@ class Builder:
             rows = state.tail.head(count)
             slots = np.arange(state.built, state.built + len(rows))
             alive = state.table.alive[slots]
-        if alive.any():
+        placed = find_stand_ins(state, state.graph, rows[alive], slots[alive])
+        new = placed.new
+        if new.any():
             started = self._clock() if self._clock else 0.0
-            state.graph.add(rows[alive], slots[alive], threads=self._threads)
+            state.graph.add(rows[alive][new], placed.slots[new], threads=self._threads)
             if self._clock:
-                row_s = (self._clock() - started) / np.count_nonzero(alive)
+                row_s = (self._clock() - started) / np.count_nonzero(new)
                 self._row_s += 0.1 * (float(row_s) - self._row_s)
-        state.advance(len(rows))
+        state.advance(len(rows), placed)
         return len(rows)
 
 
 def needs_rebuild(state: IndexState) -> bool:
-    """Return whether dead rows are more than the index should carry."""
+    """Return whether dead rows are more than the index should carry.
+
+    A row of the tail may have the vector of a dead row of the graph, and bring it back to use.
+    """
     with state.mutex:
         if state.graph is None:
             held, garbage = state.table.used, state.table.used - state.table.live
             return garbage > 0 and garbage >= GARBAGE_MAX * held
-        held, garbage = state.graph.count, state.graph_dead
-        living = held - garbage
-        dead_slots = state.built - living
-        too_many = dead_slots > 2 * living + _DEAD_SLOTS_SPARED
+        held, garbage = state.graph.count, state.graph_dead - len(state.tail)
+        dead_slots = state.built - state.copies.living
+        too_many = dead_slots > 2 * state.table.live + _DEAD_SLOTS_SPARED
         return too_many or (garbage > 0 and garbage >= GARBAGE_MAX * held)
+
+
+def find_stand_ins(state: IndexState, graph: Hnsw, rows: Matrix, slots: Numbers) -> Placed:
+    """Find for each of rows[n] one with an equal vector, in the graph or before it in `rows`."""
+    digests = digests_of(rows)
+    stand_ins = slots.copy()
+    first: dict[int, int] = {}
+    for position, digest in enumerate(digests):
+        if digest in first:
+            if np.array_equal(rows[first[digest]], rows[position]):
+                stand_ins[position] = stand_ins[first[digest]]
+            continue
+        first[digest] = position
+        known = state.copies.known.find(digest)
+        if known is not None and np.array_equal(graph.rows(np.array([known]))[0], rows[position]):
+            stand_ins[position] = known
+    return Placed(slots, stand_ins, digests)
 
 
 class _Rebuild:
@@ -156,6 +179,10 @@ class _Rebuild:
             self._base = state.built if self._graph is not None else state.table.used
             self._slots = np.flatnonzero(state.table.alive[: self._base])
             self._views = state.tail.views()
+            old = state.copies.stand_ins(self._slots) if self._graph else self._slots
+        self._alive = np.ones(len(self._slots), dtype=np.bool_)
+        self._copies = Copies()
+        self._old_stand_ins, self._stand_ins = old, _first_of_each(old)
         self._done = 0
 
     @property
@@ -170,21 +197,31 @@ class _Rebuild:
             for rows in _gather(self._views, part):
                 self._tail.append(rows)
         elif len(part):
-            assert self._state.graph is not None, "a graph is rebuilt from a graph"
-            new_slots = np.arange(self._done, self._done + len(part))
-            self._graph.add(self._state.graph.rows(part), new_slots, threads=threads)
+            self._add(self._graph, self._done, self._done + len(part), threads)
         self._done += len(part)
         if self.complete:
-            alive = np.ones(len(self._slots), dtype=np.bool_)
-            self._table.adopt(self._state.table.records[self._slots], alive)
+            self._table.adopt(self._state.table.records[self._slots], self._alive)
         return max(1, len(part))
+
+    def _add(self, graph: Hnsw, first: int, last: int, threads: int) -> None:
+        """Add one row for each vector; the rows' new slots are their places in `_slots`."""
+        assert self._state.graph is not None, "a graph is rebuilt from a graph"
+        slots, stand_ins = np.arange(first, last), self._stand_ins[first:last]
+        digests = np.zeros(len(slots), dtype=np.int64)
+        new = slots == stand_ins
+        if new.any():
+            rows = self._state.graph.rows(self._old_stand_ins[first:last][new])
+            graph.add(rows, slots[new], threads=threads)
+            digests[new] = digests_of(rows)
+        self._copies.place(Placed(slots, stand_ins, digests.tolist()), self._alive)
 
     def take_place(self) -> None:
         """Exchange table and graph (or tail). Needs the writer's lock."""
         state, table = self._state, self._table
         with state.mutex:
             old = state.table
-            table.forget(np.flatnonzero(~old.alive[self._slots]))
+            died = np.flatnonzero(~old.alive[self._slots])
+            table.forget(died)
             since = np.arange(self._base, old.used)
             table.adopt(old.records[since], old.alive[since])
             if self._graph is None:
@@ -192,10 +229,17 @@ class _Rebuild:
                     self._tail.append(rows)
                 state.tail = self._tail
             else:
+                self._copies.bury(died)
                 state.graph, state.built = self._graph, len(self._slots)
+                state.copies = self._copies
             state.table = table
             state.unreached = 0
-            state.graph_dead = int(np.count_nonzero(~table.alive[: state.built]))
+
+
+def _first_of_each(values: Numbers) -> Numbers:
+    """Return for each of values[n] the place where its equal stands first."""
+    _, first, places = np.unique(values, return_index=True, return_inverse=True)
+    return first[places]
 
 
 def _gather(views: list[Matrix], rows: Numbers) -> Iterator[Matrix]:

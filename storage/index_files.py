@@ -27,6 +27,7 @@ from typing import Final, NoReturn
 import msgspec
 import numpy as np
 
+from storage.digest_slots import DIGEST_ENTRY
 from storage.hnsw import Hnsw
 from storage.index_state import Image
 from storage.metric import Metric
@@ -37,6 +38,9 @@ FORMAT: Final = 1
 _GRAPH: Final = "graph.bin"
 _RECORDS: Final = "records.bin"
 _ALIVE: Final = "alive.bin"
+_STAND_INS: Final = "stand_ins.bin"
+_DIGESTS: Final = "digests.bin"
+_FILES: Final = (_GRAPH, _RECORDS, _ALIVE, _STAND_INS, _DIGESTS)
 _MANIFEST: Final = "manifest.json"
 _UNFINISHED: Final = ".unfinished"
 _DESCRIPTORS_MAX: Final = 1 << 20
@@ -107,7 +111,9 @@ def _write(index: VectorIndex, image: Image, directory: Path) -> None:
     _write_graph(image.graph, target / _GRAPH)
     image.records.tofile(target / _RECORDS)
     image.alive.tofile(target / _ALIVE)
-    files = {name: _describe(target / name, sync=True) for name in (_GRAPH, _RECORDS, _ALIVE)}
+    image.stand_ins.tofile(target / _STAND_INS)
+    image.digests.tofile(target / _DIGESTS)
+    files = {name: _describe(target / name, sync=True) for name in _FILES}
     shape = index.shape._asdict()
     manifest = _Manifest(
         format=FORMAT, **shape, slots=len(image.alive), rows=image.graph.count, files=files
@@ -129,19 +135,19 @@ def _read(index: VectorIndex, save_directory: Path) -> Image:
     expected = {"format": FORMAT, **shape._asdict()}
     if not expected.items() <= msgspec.structs.asdict(manifest).items():
         raise ValueError("the save of another index")
-    for name in (_GRAPH, _RECORDS, _ALIVE):
+    for name in _FILES:
         if _describe(save_directory / name, sync=False) != manifest.files.get(name):
             raise ValueError(f"{name} is not what was written")
     records = np.fromfile(save_directory / _RECORDS, dtype=RECORD)
     alive = np.fromfile(save_directory / _ALIVE, dtype=np.uint8).view(np.bool_)
-    if not len(records) == len(alive) == manifest.slots:
-        raise ValueError("records and liveness are not of the same slots")
+    stand_ins = np.fromfile(save_directory / _STAND_INS, dtype=np.int32)
+    digests = np.fromfile(save_directory / _DIGESTS, dtype=DIGEST_ENTRY)
+    if not len(records) == len(alive) == len(stand_ins) == manifest.slots:
+        raise ValueError("the files are not of the same slots")
     metric = Metric(shape.distance, shape.dimension)
     graph = Hnsw(metric, m=shape.m, ef_construct=shape.ef_construct, seed=shape.seed)
     graph.load(save_directory / _GRAPH, manifest.rows)
-    if not np.isin(np.flatnonzero(alive), graph.slots()).all():
-        raise ValueError("a living row is not in the graph")
-    return Image(graph, records, alive)
+    return Image(graph, records, alive, stand_ins, digests)
 
 
 def _read_manifest(path: Path) -> _Manifest:

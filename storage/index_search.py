@@ -9,8 +9,9 @@ it, which is exact. So a search is never short: it returns `limit` rows, or all 
 A few admitted rows are cheaper to compare one by one. hnswlib hands out vectors at about 15 us a
 row and visits rows at about 1.5 us, hence `_FETCH_COST`.
 
-Equal vectors can make parts of a graph unreachable; hnswlib then refuses to answer a wide query.
-`_visit_all` asks for fewer rows and compares those that stayed behind one by one.
+Parts of a graph can be unreachable; hnswlib then refuses to answer a wide query. `_visit_all` asks
+for fewer rows and compares those that stayed behind one by one. A row of the graph may stand for
+others with the same vector (`storage.copies`): it is found once and counts for all of them.
 """
 
 from __future__ import annotations
@@ -144,9 +145,11 @@ def _judge(state: IndexState, slots: Numbers, keys: Keys, ask: Ask) -> _Found | 
         table = state.table
         if not len(state.tail) and ask.selection.covers(table):
             lead = slots[: ask.limit]
-            if len(lead) == ask.limit and all(table.alive.take(lead).tolist()):
+            plain = len(lead) == ask.limit and not state.copies.are_crowded(lead)
+            if plain and all(table.alive.take(lead).tolist()):
                 return _Found(table.records, lead, keys[: ask.limit], None)
         admitted = ask.selection.at(table)
+        slots, keys = state.copies.expand(slots, keys)
         flags = admitted.flags(slots)
         tail = _tail_of(state, admitted)
         in_graph = admitted.count - (int(np.count_nonzero(tail.flags)) if tail else 0)
@@ -165,20 +168,20 @@ def _compare_all(
         tail = _tail_of(state, admitted)
         slots = admitted.slots()
         slots = slots[: np.searchsorted(slots, state.built)]
-    if beam == _FETCH:
-        if len(slots) * _FETCH_COST > 2 * graph.count:
-            return None
-        keys = _row_keys(state, graph, query, slots)
+        stand_ins, places = np.unique(state.copies.stand_ins(slots), return_inverse=True)
+    if beam == _VISIT_ALL:
+        keys = _visit_all(state, graph, query, stand_ins)
+    elif len(stand_ins) * _FETCH_COST <= 2 * graph.count:
+        keys = _row_keys(state, graph, query, stand_ins)
     else:
-        slots, keys = _visit_all(state, graph, query, slots)
+        return None
+    keys = keys[places]
     best = _smallest(keys, ask.limit)
     return _Found(table.records, slots[best], keys[best], tail)
 
 
-def _visit_all(
-    state: IndexState, graph: Hnsw, query: Query, wanted: Numbers
-) -> tuple[Numbers, Keys]:
-    """Return the wanted slots with their keys, from the widest query that the graph answers."""
+def _visit_all(state: IndexState, graph: Hnsw, query: Query, wanted: Numbers) -> Keys:
+    """Return the keys of rows of the graph, from the widest query that it answers."""
     nearest = None
     unreached = state.unreached
     while nearest is None and unreached < graph.count // 2:
@@ -187,12 +190,13 @@ def _visit_all(
             unreached = max(_UNREACHED_MIN, unreached * 8)
     state.unreached = unreached
     if nearest is None:
-        return wanted, _row_keys(state, graph, query, wanted)
-    slots, keys = nearest
-    seen = np.isin(slots, wanted, assume_unique=True)
-    behind = np.setdiff1d(wanted, slots, assume_unique=True)
-    found = np.concatenate([slots[seen], behind])
-    return found, np.concatenate([keys[seen], _row_keys(state, graph, query, behind)])
+        return _row_keys(state, graph, query, wanted)
+    by_slot = np.full(state.built, np.nan, dtype=np.float32)
+    by_slot[nearest[0]] = nearest[1]
+    keys: Keys = by_slot[wanted]
+    behind = np.isnan(keys)
+    keys[behind] = _row_keys(state, graph, query, wanted[behind])
+    return keys
 
 
 def _row_keys(state: IndexState, graph: Hnsw, query: Query, slots: Numbers) -> Keys:

@@ -1,15 +1,16 @@
 """The state of one vector index, and the rules for touching it.
 
 Rows enter at the end of the fresh tail and are moved, in slot order, into the graph: slots below
-`built` were offered to the graph (those dead by then were left out), slots from `built` on are the
-tail's rows, one for one. A distance without a graph keeps everything in the tail.
+`built` were offered to the graph (those dead by then were left out, and of equal vectors one was
+taken: see `storage.copies`), slots from `built` on are the tail's rows, one for one. A distance
+without a graph keeps everything in the tail.
 
 Locks, always taken in this order:
 - `building` (one thread): building, rebuilding and saving, one at a time;
 - `lock`: readers search the graph, the writer adds to it or replaces it. `built` and the tail's
   front move under the writer, so that a reader's graph and tail fit together without gap;
-- `mutex`: table, tail and counters; held for microseconds. What a search finds in the graph is
-  judged under it at one instant, together with the tail of that instant.
+- `mutex`: table, tail, copies and counters; held for microseconds. What a search finds in the
+  graph is judged under it at one instant, together with the tail of that instant.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from storage.copies import Copies, Placed, StandIns
+from storage.digest_slots import Entries
 from storage.fresh_tail import FreshTail
 from storage.hnsw import Hnsw
 from storage.metric import Metric
 from storage.rwlock import ReadWriteLock
-from storage.seq_slots import Numbers
+from storage.seq_slots import NOWHERE, Numbers
 from storage.slots import Flags, Records, SlotTable
 
 
@@ -38,11 +41,13 @@ class Shape(NamedTuple):
 
 
 class Image(NamedTuple):
-    """The part of an index that is worth saving: its graph, and records and liveness by slot."""
+    """The part of an index that is worth saving: its graph, and what is known by slot."""
 
     graph: Hnsw
     records: Records
     alive: Flags
+    stand_ins: StandIns
+    digests: Entries
 
 
 class IndexState:
@@ -58,8 +63,7 @@ class IndexState:
         self.table = SlotTable()
         self.tail = FreshTail(shape.dimension)
         self.built = 0
-        self.graph_dead = 0
-        """Rows of the graph that are dead: they cost beam width until a rebuild."""
+        self.copies = Copies()
         self.unreached = 0
         """Rows that the graph was last seen not to reach; a guess that only costs time."""
         self.changes = 0
@@ -79,12 +83,18 @@ class IndexState:
 
     def bury(self, died: Numbers) -> None:
         """Account for slots that the table let die. Needs the mutex."""
-        self.graph_dead += int(np.count_nonzero(died < self.built))
+        self.copies.bury(died)
         self.changes += len(died)
 
-    def advance(self, count: int) -> None:
+    @property
+    def graph_dead(self) -> int:
+        """Rows of the graph that stand for nothing: they cost beam width until a rebuild."""
+        return self.copies.dead
+
+    def advance(self, count: int, placed: Placed) -> None:
         """Let go of the tail's first rows: the graph has them now. Needs the writer's lock."""
         with self.mutex:
+            self.copies.place(placed, self.table.alive)
             self.tail.drop(count)
             self.built += count
 
@@ -98,15 +108,18 @@ class IndexState:
             assert not self.table.used, "only an empty index adopts an image"
             table = SlotTable()
             table.adopt(image.records, image.alive)
-            self.graph, self.table, self.built = image.graph, table, table.used
-            self.graph_dead = image.graph.count - table.live
+            copies = Copies()
+            copies.restore(image.stand_ins, image.alive, image.graph.slots())
+            copies.known.restore(image.digests)
+            self.graph, self.table, self.copies = image.graph, table, copies
+            self.built = table.used
 
     def validate(self) -> None:
         """Assert the invariants of this module; slow, for tests that stand still."""
         self.table.validate()
         assert self.table.used == self.built + len(self.tail), "tail rows follow the built ones"
-        in_graph = np.count_nonzero(self.table.alive[: self.built])
-        assert self.graph_count == in_graph + self.graph_dead, "the graph holds the living"
+        self.copies.validate(self.table.alive, self.built)
         if self.graph is not None and self.graph.count:
-            living = np.flatnonzero(self.table.alive[: self.built])
-            assert np.isin(living, self.graph.slots()).all(), "each living row is in the graph"
+            own = np.unique(self.copies.all_stand_ins(self.built))
+            rows = np.sort(self.graph.slots())
+            assert np.array_equal(own[own != NOWHERE], rows), "the graph has the stand-ins"

@@ -33,7 +33,10 @@ Row = tuple[int, int, bytes, bytes]
 
 
 class IndexStats(NamedTuple):
-    """Counts of rows, for metrics and the collection's status."""
+    """Counts for metrics and the collection's status.
+
+    `graph` counts distinct vectors: rows with equal ones share a row of the graph.
+    """
 
     live: int
     tail: int
@@ -209,9 +212,14 @@ class VectorIndex:
             with state.mutex:
                 alive = state.table.alive[: state.built].copy()
                 records = state.table.records[: state.built]
+                stand_ins = state.copies.all_stand_ins(state.built)
+                digests = state.copies.known.entries()
                 saved = state.changes - len(state.tail)
             graph = state.graph
-            yield Image(graph, records, alive) if graph is not None and graph.count else None
+            if graph is not None and graph.count:
+                yield Image(graph, records, alive, stand_ins, digests)
+            else:
+                yield None
             with state.mutex:
                 state.changes -= saved
 

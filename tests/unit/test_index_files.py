@@ -20,7 +20,7 @@ ROWS = 400
 GENERATOR = np.random.default_rng(7)
 VECTORS = GENERATOR.standard_normal((ROWS, DIMENSION)).astype("<f4")
 VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
-FILES = ["alive.bin", "graph.bin", "manifest.json", "records.bin"]
+FILES = ["alive.bin", "digests.bin", "graph.bin", "manifest.json", "records.bin", "stand_ins.bin"]
 SHAPE: dict[str, Any] = {"dimension": DIMENSION, "distance": "Cosine", "m": 8, "ef_construct": 40}
 
 
@@ -232,6 +232,30 @@ def test_liveness_that_the_graph_contradicts(copy):
     alive[0] = 1
     path.write_bytes(alive)
     resign(copy, "alive.bin")
+
+    assert refused(copy)
+
+
+@pytest.mark.parametrize(
+    ("place", "stand_in"),
+    [
+        (10, -1),  # a living row without one
+        (10, 11),  # a stand-in that has another
+        (10, 0),  # a stand-in that is not in the graph
+        (10, ROWS),  # beyond all slots
+        (0, 0),  # a row of the graph that is not there
+    ],
+)
+def test_stand_ins_that_the_graph_contradicts(copy, place, stand_in):
+    """Stand-ins that are not the graph's rows are refused."""
+    path = copy / "stand_ins.bin"
+    shutil.copy(path, copy / "stand_ins.bin.old")
+    stand_ins = np.fromfile(path, dtype="<i4")
+    stand_ins[place] = stand_in
+    if stand_in == 11:
+        stand_ins[11] = 12
+    stand_ins.tofile(path)
+    resign(copy, "stand_ins.bin")
 
     assert refused(copy)
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from storage.copies import digests_of
 from storage.ids import encode_id
 from storage.vector_index import VectorIndex
 
@@ -280,12 +281,21 @@ def test_filters_are_never_short(part, near):
 
 
 def test_equal_vectors_are_all_found():
-    """Thousands of equal vectors tear a graph apart; every row is found nevertheless."""
+    """Thousands of equal vectors would tear the graph apart; here they share a row of it."""
     vectors = np.concatenate([np.repeat(draw_vectors(1, seed=8), 1500, axis=0), draw_vectors(1500)])
     index = make()
     index.upsert(0, [row(n, vectors[n]) for n in range(3000)])
     build(index)
 
+    assert index.stats().graph == 1501
+    truth = [set(np.argsort(-(vectors[1500:] @ query))[:10] + 1500) for query in vectors[1500:1600]]
+    rest = {0: np.arange(1500, 3000)}
+    found = [{hit.seq for hit in index.search(query, 10)} for query in vectors[1500:1600]]
+    found_in_rest = [
+        {hit.seq for hit in index.search(query, 10, allowed=rest)} for query in vectors[1500:1600]
+    ]
+    assert sum(len(a & b) for a, b in zip(truth, found_in_rest, strict=True)) >= 950
+    assert sum(seq in hits for seq, hits in zip(range(1500, 1600), found, strict=True)) >= 98
     for query in (vectors[0], vectors[2000]):
         assert len(index.search(query, 2000)) == 2000
         hits = index.search(query, 50, exact=True)
@@ -344,6 +354,47 @@ def test_updates_before_building_leave_no_garbage():
     build(index)
 
     assert index.stats() == (1, 0, 1, 0, 20)
+
+
+def test_an_unchanged_vector_is_not_built_again():
+    """A new version with the old vector costs no row of the graph, and is the one that is found."""
+    index = make()
+    vectors = draw_vectors(50, seed=24)
+    index.upsert(0, [row(n, vectors[n]) for n in range(50)])
+    build(index)
+    for version in range(2, 300):
+        index.upsert(0, [row(7, vectors[7], version), row(n := version % 50, vectors[n], version)])
+        index.build(5)
+        (hit,) = index.search(vectors[7], 1)
+        assert (hit.seq, hit.version) == (7, version)
+    index.validate()
+
+    assert index.stats()[:4] == (50, 0, 50, 0)
+    index.upsert(0, [row(n, vectors[n], 300) for n in range(50)])
+    assert index.stats().graph_dead == 50, "until the new versions take their places"
+    build(index)
+    assert index.stats()[:4] == (50, 0, 50, 0)
+    index.remove(0, [7])
+    assert index.stats().graph_dead == 1
+    index.upsert(1, [row(7, vectors[7])])
+    build(index)
+    assert index.stats()[:4] == (50, 0, 50, 0)
+
+
+def test_vectors_of_one_digest_are_told_apart():
+    """Digests only say where to look: a different vector is never taken for an equal one."""
+    index = make()
+    first, second = draw_vectors(2, seed=25)
+    index.upsert(0, [row(1, first)])
+    build(index)
+    index._state.copies.known.add(digests_of(second.reshape(1, -1))[0], 0)
+    index.upsert(0, [row(2, second)])
+    build(index)
+
+    assert index.stats().graph == 2
+    (hit,) = index.search(second, 1)
+    assert hit.seq == 2
+    assert math.isclose(hit.score, 1, rel_tol=1e-5)
 
 
 def test_search_many_is_search():
