@@ -1,16 +1,16 @@
 # Each target makes what it needs; `make demo` on a fresh machine is enough.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 SEEDS ?= 200
 
-.PHONY: setup check unit sim system test demo bench clean
+.PHONY: setup check unit sim system test demo up down logs bench clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 setup: $(STAMP)
@@ -37,6 +37,15 @@ test: check unit
 
 demo: setup
 	$(BIN)/recollect demo
+
+up:
+	@deploy/compose.sh up
+
+down:
+	@deploy/compose.sh down
+
+logs:
+	@deploy/compose.sh logs
 
 bench: setup
 	$(BIN)/python -m bench --data "$(DATA)"

@@ -70,7 +70,7 @@ def recollect(
         ),
     ] = None,
 ) -> None:
-    """A distributed memory store for AI agents: what resembles what, and what led to what."""
+    """A distributed memory store for AI agents: what it acknowledged, it keeps and finds."""
 
 
 def main() -> None:

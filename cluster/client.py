@@ -22,7 +22,7 @@ DEFAULT_TIMEOUT_S: Final = 10.0
 HINTS: Final = {
     "unauthorized": "set RECOLLECT_API_KEY, or pass --api-key",
     "collection_not_found": "`recollect status` lists the collections",
-    "not_ready": "wait a moment; `recollect status` says what is missing",
+    "not_ready": "wait a moment; `recollect nodes` says which nodes are up",
     "shards_unavailable": "`recollect nodes` says which nodes are down",
     "embedding_space_mismatch": "search this collection with vectors of its own embedding",
 }

@@ -29,7 +29,7 @@ class Config:
         "node1=127.0.0.1:6001", "name=host:port of every node's peer port; also CLUSTER_NODES"
     )
     data_dir: Path = _setting(  # noqa: RUF009  # it makes a field, and a path is immutable
-        Path("recollect-data/node1"),
+        Path("recollect-node1"),
         "where this node keeps its files",
     )
     http_host: str = _setting("127.0.0.1", "address the HTTP API listens on")

@@ -26,11 +26,15 @@ from cluster.api.server import ApiRunner
 from cluster.balance import hand_over, keep_balanced
 from cluster.channel import CallChannel
 from cluster.config import Config
+from cluster.control_group import ControlGroup
 from cluster.data_lock import claim
 from cluster.embedding_client import make_embedder
 from cluster.formation import METADATA, Formation
 from cluster.indexing import Indexing
+from cluster.memory_guard import MemoryGuard
+from cluster.memory_watch import MemoryWatch
 from cluster.metadata import ClusterView, MetadataMachine
+from cluster.peer import Peers
 from cluster.raft.driver import Driver
 from cluster.raft.pinned import install_clock
 from cluster.raft.tcp import PeerPort
@@ -88,6 +92,7 @@ class Node:
         self.driver = Driver(config, self.port, self.indexing, random.Random(os.urandom(16)))
         self.readers = ThreadPoolExecutor(READ_THREADS, "read")
         self.embedder = make_embedder(config)
+        self.memory = MemoryGuard(config.node_id)
         self.metadata_members = config.metadata_members()
         self.metadata_machine: MetadataMachine | None = None
         self.metadata: Replica | None = None
@@ -118,8 +123,11 @@ class Node:
             wall_ms=lambda: time.time_ns() // 1_000_000,
             request_ids=lambda: uuid.uuid4().hex,
             view_learned=self._learn,
+            memory=self.memory,
         )
         self.router.register_handlers()
+        self.memory_watch = self._new_memory_watch()
+        self.memory_watch.register()
         self.formation = Formation(self)
         self.readiness = Readiness(self)
         self.port.on_connected = self.driver.connected
@@ -130,6 +138,7 @@ class Node:
                 config=self.config,
                 embedder=self.embedder,
                 readiness=self.readiness.reasons,
+                memory=self.memory,
             )
         )
         await runner.setup()
@@ -137,6 +146,17 @@ class Node:
             await self._serve(runner)
         finally:
             await self._close(runner)
+
+    def _new_memory_watch(self) -> MemoryWatch:
+        return MemoryWatch(
+            guard=self.memory,
+            read=ControlGroup(),
+            indexes=self.indexes,
+            me=self.config.node_id,
+            others=[node for node in self.config.peers() if node != self.config.node_id],
+            peers=Peers(self.channel),
+            clock=time.monotonic,
+        )
 
     def _load_embedder(self) -> None:
         """Read the bundled model now rather than during somebody's first search."""
@@ -171,6 +191,7 @@ class Node:
             running.append(tasks.create_task(self.formation.run()))
             running.append(tasks.create_task(keep_balanced(self)))
             running.append(tasks.create_task(self._janitor()))
+            running.append(tasks.create_task(self.memory_watch.run()))
             await self._until_signalled()
             await hand_over(self)
             await runner.cleanup()

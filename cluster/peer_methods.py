@@ -165,6 +165,12 @@ class DescribeNode(msgspec.Struct, array_like=True, frozen=True):
     """The state of every replica on a node."""
 
 
+class MemoryFull(msgspec.Struct, array_like=True, frozen=True):
+    """Told, not asked: this node must not grow. Counts for some seconds."""
+
+    node: str
+
+
 class NodeState(msgspec.Struct, array_like=True, frozen=True):
     """A node's replicas by group."""
 
@@ -180,3 +186,4 @@ READ_INDEX: Final = Method("router/read_index", ReadIndex, int)
 FETCH_VIEW: Final = Method("router/view", FetchView, ClusterView)
 DESCRIBE_INDEX: Final = Method("router/index_state", DescribeIndex, IndexState)
 DESCRIBE_NODE: Final = Method("router/node_state", DescribeNode, NodeState)
+MEMORY_FULL: Final = Method("memory/full", MemoryFull, bool)

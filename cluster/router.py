@@ -28,6 +28,7 @@ from cluster.collection_status import CollectionInfo, CollectionStatus
 from cluster.config import Config
 from cluster.leaders import Leaders
 from cluster.local_reads import LocalReads
+from cluster.memory_guard import MemoryGuard
 from cluster.metadata import ClusterView, CreateCollection
 from cluster.model import (
     Collection,
@@ -69,6 +70,7 @@ class Router:
     group, if it has one; `view` what that replica has applied. `metadata_members` are the nodes
     of that group; by default the first of `cluster_nodes`. `view_learned` is told of views that
     a node outside the group fetched. `search_lanes`: index searches under way at a time.
+    `memory` refuses writes that would not fit; by default all do.
     """
 
     config: Config
@@ -86,12 +88,14 @@ class Router:
     metadata_members: Sequence[str] = ()
     view_learned: Callable[[ClusterView], None] | None = None
     search_lanes: int = 2
+    memory: MemoryGuard | None = None
 
     def __post_init__(self) -> None:
         self._routing = self._new_routing()
         lanes = SearchLanes(self.executor, self.search_lanes)
         self._leaders = Leaders(self._routing)
-        self._writes = WritePath(self._routing, self._leaders, self.request_ids)
+        memory = self.memory or MemoryGuard(self.node)
+        self._writes = WritePath(self._routing, self._leaders, self.request_ids, memory)
         self._local = LocalReads(self._routing, self.indexes, lanes)
         scatter = Scatter(self._routing, self._local)
         self._reads = ReadPath(self._routing, self._leaders, self._local, scatter)
@@ -178,14 +182,14 @@ class Router:
         ShardsUnavailable or StorageFull, listing what became of each shard.
         """
         prepare = partial(upsert_shares, collection, points)
-        return await self._writes.commit(collection, prepare, options)
+        return await self._writes.commit(collection, prepare, options, grows=True)
 
     async def delete(
         self, collection: Collection, selector: Selector, options: Options
     ) -> WriteAck:
         """Delete points by id, or those that pass a filter as of a strong read."""
         prepare = partial(delete_shares, collection.uid)
-        return await self._write_selected(collection, selector, prepare, options)
+        return await self._write_selected(collection, selector, prepare, options, grows=False)
 
     async def set_payload(
         self,
@@ -202,7 +206,7 @@ class Router:
         def prepare(ids: Sequence[bytes], splitting: Splitting) -> list[Share]:
             return payload_shares(collection.uid, ids, change, splitting)
 
-        return await self._write_selected(collection, selector, prepare, options)
+        return await self._write_selected(collection, selector, prepare, options, grows=True)
 
     async def retrieve(
         self,
@@ -260,9 +264,13 @@ class Router:
         selector: Selector,
         prepare: Callable[[Sequence[bytes], Splitting], list[Share]],
         options: Options,
+        *,
+        grows: bool,
     ) -> WriteAck:
         if isinstance(selector, Sequence):
             ids = canonical_ids(selector, "points")
-            return await self._writes.commit(collection, partial(prepare, ids), options)
+            return await self._writes.commit(
+                collection, partial(prepare, ids), options, grows=grows
+            )
         pages = self._reads.pages_of_ids(collection, selector, options)
-        return await self._writes.commit_pages(collection, pages, prepare, options)
+        return await self._writes.commit_pages(collection, pages, prepare, options, grows=grows)

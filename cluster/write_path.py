@@ -8,6 +8,8 @@ repeated under the same request id, and what was applied is not applied again.
 The answer waits, for a second at most, until this node's own replicas have applied the write, so
 that a client that stays with one node finds what it wrote. The session token says the same to
 every other node: it holds, per shard, the index from which the write is visible.
+
+A write that `grows` the state is refused, whole, when a node that would have to hold it is full.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from cluster.errors import (
     Unavailable,
 )
 from cluster.leaders import Leaders
+from cluster.memory_guard import MemoryGuard
 from cluster.model import Collection, Options, Session, WriteAck
 from cluster.routing import Routing
 
@@ -62,12 +65,21 @@ class Outcome:
 class WritePath:
     """Commits requests, whichever shards they touch."""
 
-    def __init__(self, routing: Routing, leaders: Leaders, request_ids: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        routing: Routing,
+        leaders: Leaders,
+        request_ids: Callable[[], str],
+        memory: MemoryGuard,
+    ) -> None:
         self._routing = routing
         self._leaders = leaders
         self._request_ids = request_ids
+        self._memory = memory
 
-    async def commit(self, collection: Collection, prepare: Prepare, options: Options) -> WriteAck:
+    async def commit(
+        self, collection: Collection, prepare: Prepare, options: Options, *, grows: bool
+    ) -> WriteAck:
         """Write what `prepare` makes of a request.
 
         Raises what `prepare` raises, with nothing proposed; ShardsUnavailable, StorageFull or
@@ -75,7 +87,7 @@ class WritePath:
         """
         splitting = self._splitting(options)
         shares = await self._routing.run(prepare, splitting)
-        outcomes = await self._commit(collection, shares, options.deadline_s)
+        outcomes = await self._commit(collection, shares, options.deadline_s, grows=grows)
         return _ack(outcomes, options.session)
 
     async def commit_pages(
@@ -84,6 +96,8 @@ class WritePath:
         pages: AsyncGenerator[list[bytes]],
         prepare: Callable[[list[bytes], Splitting], list[Share]],
         options: Options,
+        *,
+        grows: bool,
     ) -> WriteAck:
         """Write to the points of `pages`, canonical ids that a filter found, page by page."""
         splitting = self._splitting(options)._replace(by_content=True)
@@ -91,14 +105,17 @@ class WritePath:
         async with aclosing(pages):
             async for ids in pages:
                 shares = await self._routing.run(prepare, ids, splitting)
-                outcomes = await self._commit(collection, shares, options.deadline_s)
+                outcomes = await self._commit(collection, shares, options.deadline_s, grows=grows)
                 newest = _ack(outcomes, ack.session)
                 ack = replace(newest, version=max(ack.version, newest.version))
         return ack
 
     async def _commit(
-        self, collection: Collection, shares: Sequence[Share], deadline_s: float
+        self, collection: Collection, shares: Sequence[Share], deadline_s: float, *, grows: bool
     ) -> list[Outcome]:
+        if grows:
+            holders = {node for each in shares for node in self._routing.members(each.shard)}
+            self._memory.admit_growth(sorted(holders), self._routing.clock())
         outcomes = await self._propose_all(shares, deadline_s)
         _raise_failures(collection, outcomes)
         await self._wait_for_own(outcomes, deadline_s)

@@ -30,6 +30,7 @@ from cluster.api.metrics import Metrics
 from cluster.api.middleware import edge
 from cluster.api.route import Route, endpoint
 from cluster.config import Config
+from cluster.memory_guard import MemoryGuard
 
 ROUTES: Final[tuple[Route, ...]] = (
     *search.ROUTES,
@@ -51,13 +52,15 @@ def build_app(  # noqa: PLR0913 - each part of a node comes by name
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
     registry: CollectorRegistry | None = None,
+    memory: MemoryGuard | None = None,
     extra_routes: Sequence[Route] = (),
 ) -> web.Application:
     """Return the API of one node; serve it with `cluster.api.server.ApiRunner`.
 
     `readiness` returns the reasons why the node cannot serve, [] when it can; `clock` is the
     monotonic clock, in seconds, on which the router reads deadlines; `wall_ms` and `new_id` stamp
-    and name patterns; `registry` takes the HTTP metrics when the node has one of its own.
+    and name patterns; `registry` takes the HTTP metrics when the node has one of its own;
+    `memory` refuses bodies that do not fit.
     """
     routes = (*ROUTES, *extra_routes)
     api = Api(
@@ -69,7 +72,7 @@ def build_app(  # noqa: PLR0913 - each part of a node comes by name
         wall_ms=wall_ms,
         new_id=new_id,
         version=installed_version("recollect"),
-        bodies=BodyBudget(BUDGET_BODIES * config.body_bytes_max),
+        bodies=BodyBudget(BUDGET_BODIES * config.body_bytes_max, memory),
         metrics=Metrics(registry),
     )
     app = web.Application(middlewares=[edge(api)], client_max_size=config.body_bytes_max)

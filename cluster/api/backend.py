@@ -76,6 +76,9 @@ class Backend(Protocol):
     def collections(self) -> list[Collection]:
         """Return the collections that this node knows."""
 
+    async def refresh_view(self, deadline_s: float) -> None:
+        """Make what this node knows of collections as new as the cluster's."""
+
     async def collection(self, name: str, options: Options) -> Collection:
         """Return a collection; raises CollectionNotFound."""
 

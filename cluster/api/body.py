@@ -2,7 +2,8 @@
 
 The declared length is compared with the limit before the first byte is read; a body without one
 is counted as it arrives. All bodies being processed share a budget of bytes, so that many
-allowed bodies together cannot exhaust the node. No Content-Encoding is undone: a small body
+allowed bodies together cannot exhaust the node; what they become when they are decoded must fit
+its memory too. No Content-Encoding is undone: a small body
 cannot become a large one. A client that stalls is answered 408 instead of holding its budget.
 """
 
@@ -22,18 +23,23 @@ from cluster.errors import (
     RequestTimeout,
     UnsupportedMediaType,
 )
+from cluster.memory_guard import MemoryGuard
 
 BUDGET_BODIES: Final = 4
 """How many bodies of the largest size may be in memory at once."""
+DECODED_BYTES: Final = 40
+"""What an element of a JSON array is as an object: measured 33 to 38, and vectors come beside."""
 UTF8: Final = frozenset({"utf-8", "utf8"})
 
 
 class BodyBudget:
-    """Bytes of request bodies that may be in memory at once."""
+    """Bytes of request bodies that may be in memory at once; `memory` judges what else there is."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, memory: MemoryGuard | None = None) -> None:
         self.bytes_max = bytes_max
+        self.memory = memory
         self.bytes_taken = 0
+        self.bytes_decoded = 0
 
     def claim(self) -> Claim:
         """Return an empty claim; use it as a context manager."""
@@ -43,11 +49,12 @@ class BodyBudget:
 class Claim:
     """The part of a budget that one request holds until it is answered."""
 
-    __slots__ = ("_budget", "_bytes")
+    __slots__ = ("_budget", "_bytes", "_decoded")
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
         self._bytes = 0
+        self._decoded = 0
 
     def grow(self, count: int) -> None:
         """Take `count` more bytes.
@@ -58,8 +65,27 @@ class Claim:
         budget = self._budget
         if budget.bytes_taken + count > budget.bytes_max:
             raise Overloaded("too many request bytes are being processed")
+        self._admit(count)
         budget.bytes_taken += count
         self._bytes += count
+
+    def grow_decoded(self, elements: int) -> None:
+        """Take what a body of so many elements becomes when it is decoded.
+
+        Raises:
+            PayloadTooLarge: more than the node's memory can ever hold.
+            Overloaded: more than it can now.
+        """
+        if self._budget.memory is not None:
+            count = DECODED_BYTES * elements
+            self._admit(count)
+            self._budget.bytes_decoded += count
+            self._decoded += count
+
+    def _admit(self, count: int) -> None:
+        budget = self._budget
+        if budget.memory is not None:
+            budget.memory.admit_body(count, budget.bytes_taken + budget.bytes_decoded)
 
     def __enter__(self) -> Claim:
         return self
@@ -71,6 +97,7 @@ class Claim:
         trace: TracebackType | None,
     ) -> None:
         self._budget.bytes_taken -= self._bytes
+        self._budget.bytes_decoded -= self._decoded
         assert self._budget.bytes_taken >= 0, "a claim gives back what it took"
 
 
@@ -111,6 +138,9 @@ def _check_headers(request: web.Request, bytes_max: int) -> None:
     encoding = headers.get(hdrs.CONTENT_ENCODING)
     if encoding is not None and encoding.strip().lower() not in {"", "identity"}:
         raise UnsupportedMediaType("no Content-Encoding is served", field=hdrs.CONTENT_ENCODING)
+    if headers.get(hdrs.TRANSFER_ENCODING, "chunked").strip().lower() != "chunked":
+        text = "no Transfer-Encoding but chunked is served"
+        raise UnsupportedMediaType(text, field=hdrs.TRANSFER_ENCODING)
     media_type = headers.get(hdrs.CONTENT_TYPE)
     if media_type is not None and media_type != JSON_TYPE:
         _check_media_type(media_type)

@@ -34,6 +34,8 @@ FIELD_NAME_MAX: Final = 255
 
 async def list_collections(call: Call) -> Answer:
     """Return the names of all collections."""
+    if call.options.strong:
+        await call.api.router.refresh_view(call.options.deadline_s)
     names = sorted(item.name for item in call.api.router.collections() if item.state == "live")
     return Answer({"collections": [{"name": name} for name in names]})
 

@@ -120,6 +120,7 @@ def endpoint(api: Api, route: Route) -> Callable[[web.Request], Awaitable[Any]]:
         parameters = read_parameters(request, limit_s)
         with api.bodies.claim() as claim:
             raw = await read_body(request, api.config.body_bytes_max, limit_s, claim)
+            claim.grow_decoded(await _elements(raw))
             body = await _decoded(decoder, raw)
             call = Call(api, request, route, parameters.options(api.clock()))
             call.body_bytes = len(raw)
@@ -131,6 +132,13 @@ def endpoint(api: Api, route: Route) -> Callable[[web.Request], Awaitable[Any]]:
     if route.plain:
         return answer_plain
     return answer_bodiless if decoder is None else answer_body
+
+
+async def _elements(raw: bytes) -> int:
+    """Return how many array elements and fields there can be at most."""
+    if len(raw) < LARGE_BODY_BYTES:
+        return raw.count(b",")
+    return await asyncio.to_thread(raw.count, b",")
 
 
 async def _decoded(decoder: StrictDecoder[Any], raw: bytes) -> Any:

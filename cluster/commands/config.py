@@ -43,8 +43,8 @@ def config(
     if as_json:
         show_json(rows)
         return
-    cells = [(row["variable"], str(row["value"]), str(row["default"]), row["help"]) for row in rows]
-    show(table(("Variable", "Value", "Default", "Meaning"), cells))
+    cells = [(row["variable"], _compared(row), row["help"]) for row in rows]
+    show(table(("Variable", "Value", "Meaning"), cells, unbroken=("Variable",)))
 
 
 def settings(present: Config) -> list[dict[str, Any]]:
@@ -71,6 +71,15 @@ def markdown_table() -> str:
         default = "" if row["default"] in ("", None) else f"`{row['default']}`"
         lines.append(f"| `{row['variable']}` | {default} | {row['help']} |")
     return "\n".join(lines)
+
+
+def _compared(row: dict[str, Any]) -> str:
+    """Return a value, and the default where that is another."""
+    value, default = row["value"], row["default"]
+    secret = row["name"] in SECRETS
+    if secret or value == default:
+        return str(value)
+    return f"{value} (default: {default or 'empty'})"
 
 
 def _shown(name: str, value: Any) -> Any:

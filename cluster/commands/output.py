@@ -32,8 +32,17 @@ def console(*, stderr: bool = False) -> Console:
     return Console(file=stream, width=width, highlight=False)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> Table:
-    """Return a table; cells are shown as text, never read as markup."""
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    title: str = "",
+    unbroken: Sequence[str] = (),
+) -> Table:
+    """Return a table; cells are shown as text, never read as markup.
+
+    A narrow terminal folds other columns than the `unbroken` ones, which people copy from.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -41,7 +50,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: st
     made = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
     for position, column in enumerate(columns):
         numbers = rows and all(isinstance(row[position], int | float) for row in rows)
-        made.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        made.add_column(
+            column,
+            justify="right" if numbers else "left",
+            overflow="fold",
+            no_wrap=column in unbroken,
+        )
     for row in rows:
         made.add_row(*(Text(_cell(value)) for value in row))
     return made

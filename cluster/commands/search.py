@@ -56,7 +56,7 @@ def search(
         show("Nothing was found")
     else:
         rows = [(hit["score"], hit["id"], _line(hit)) for hit in found]
-        show(table(("Score", "Id", "Text"), rows))
+        show(table(("Score", "Id", "Text"), rows, unbroken=("Id",)))
 
 
 def _parsed(text: str) -> dict[str, Any]:

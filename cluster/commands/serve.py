@@ -162,4 +162,11 @@ def _run(config: Config) -> None:
         raise CommandFailed(f"the node cannot run: {error}", code="node_failed") from None
     except Exception as error:
         logging.getLogger("recollect.node").exception("the node failed")
-        raise CommandFailed(f"the node failed: {error}", code="node_failed") from None
+        raise CommandFailed(f"the node failed: {_cause(error)}", code="node_failed") from None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what a group of one says nothing about: the error in it."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

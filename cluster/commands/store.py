@@ -1,12 +1,14 @@
 """`recollect store`: one memory from the command line, or many as JSON lines.
 
-All lines are read and checked before the first is sent, so a mistake in line 900 stores nothing.
+All lines are read, and checked for what needs no server, before the first is sent: broken JSON or
+a missing task in line 900 stores nothing.
 Every memory has an id before it is sent; sending it again after a lost answer replaces it by
 itself, which is what makes the retries safe.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import uuid
@@ -30,6 +32,13 @@ GIVE_UP_S: Final = 30.0
 Memory = dict[str, Any]
 
 
+def finite(value: float | None) -> float | None:
+    """Refuse a number that JSON cannot carry, instead of storing nothing in its place."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter("it must be a finite number")
+    return value
+
+
 def store(
     text: Annotated[
         str | None,
@@ -40,7 +49,7 @@ def store(
     ] = None,
     output: Annotated[str | None, typer.Option(help="What came out.")] = None,
     critique: Annotated[str | None, typer.Option(help="What to do better.")] = None,
-    reward: Annotated[float | None, typer.Option(help="How well it went.")] = None,
+    reward: Annotated[float | None, typer.Option(help="How well it went.", callback=finite)] = None,
     success: Annotated[
         bool | None, typer.Option("--success/--failure", help="Whether it worked.")
     ] = None,

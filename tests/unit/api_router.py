@@ -96,6 +96,9 @@ class MemoryRouter:
     def collections(self) -> list[Collection]:
         return list(self.known.values())
 
+    async def refresh_view(self, deadline_s: float) -> None:
+        pass
+
     async def collection(self, name: str, options: Options) -> Collection:
         self._note(options)
         if name not in self.known:

@@ -525,3 +525,10 @@ class TestServe:
         )
 
         assert shown.returncode == 1
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_a_reward_that_is_no_number_is_refused(number, capsys):
+    """JSON has no NaN: storing null in its place would be silent."""
+    assert run(["store", "x", "--reward", number]) == 2
+    assert "finite" in capsys.readouterr().err

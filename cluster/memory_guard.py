@@ -1,0 +1,95 @@
+"""Keeps a node below its memory ceiling: what would make it grow is refused in time.
+
+Beyond the ceiling the kernel kills the process, and it comes back to the same data. So two lines
+are drawn before it, as parts of the ceiling:
+
+    FULL      writes that add or change rows are answered 507; deletes and reads go on
+    CRITICAL  no request body is taken in that would lead beyond: 503
+
+The room between the lines is for requests under way. Rows that wait for the search graph are
+counted with what they will need in it.
+
+A follower cannot refuse what its leader commits. So a node that is full says so to its peers, and
+whoever takes a request refuses it when any replica of a shard that it writes to is on a full node.
+A notice counts for `NOTICE_S`: a node that vanished holds nobody up.
+
+Without a ceiling nothing is refused. Pure: readings and times are arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from cluster.control_group import MemoryReading
+from cluster.errors import Overloaded, PayloadTooLarge, StorageFull
+
+FULL: Final = 0.85
+CRITICAL: Final = 0.95
+BODY_MAX: Final = 0.5
+"""The part of the ceiling that one request may need."""
+NOTICE_S: Final = 5.0
+
+
+class MemoryGuard:
+    """Judges by the last reading it was given."""
+
+    def __init__(self, me: str) -> None:
+        self._me = me
+        self._reading: MemoryReading | None = None
+        self._notices: dict[str, float] = {}
+
+    def observe(self, reading: MemoryReading | None, pending_bytes: int = 0) -> None:
+        """Take a reading; `pending_bytes` will be needed for what is already accepted."""
+        if reading is not None:
+            reading = reading._replace(used_bytes=reading.used_bytes + pending_bytes)
+        self._reading = reading
+
+    def hear(self, node: str, now_s: float) -> None:
+        """Take note that a node is full."""
+        self._notices[node] = now_s + NOTICE_S
+
+    @property
+    def full(self) -> bool:
+        """Whether this node must not grow."""
+        return self._beyond(FULL, 0)
+
+    def admit_growth(self, nodes: Iterable[str], now_s: float) -> None:
+        """Admit a write to shards that these nodes have replicas of.
+
+        Raises:
+            StorageFull: one of them is full.
+        """
+        if not self.full and not self._notices:
+            return
+        for node in nodes:
+            if (node == self._me and self.full) or self._notices.get(node, now_s) > now_s:
+                raise StorageFull(f"the memory of {node} is full; reads and deletes go on")
+
+    def admit_body(self, count: int, beside: int) -> None:
+        """Admit `count` bytes for a request, `beside` others that were admitted and may be in use.
+
+        Raises:
+            PayloadTooLarge: this node can never hold as much.
+            Overloaded: it cannot now.
+        """
+        reading = self._reading
+        if reading is None:
+            return
+        if count > BODY_MAX * reading.ceiling_bytes:
+            raise PayloadTooLarge("the request needs more memory than the node has; divide it")
+        if self._beyond(CRITICAL, count + beside):
+            raise Overloaded("the node is short of memory")
+
+    def _beyond(self, part: float, more_bytes: int) -> bool:
+        reading = self._reading
+        return reading is not None and (
+            reading.used_bytes + more_bytes >= part * reading.ceiling_bytes
+        )
+
+    def describe(self) -> str:
+        """Return the reading in words, for the log."""
+        if self._reading is None:
+            return "memory without a ceiling"
+        used, ceiling = (count >> 20 for count in self._reading)
+        return f"memory: {used} of {ceiling} MiB are used"
