@@ -39,6 +39,8 @@ class SetPayload(msgspec.Struct, array_like=True, frozen=True, tag="payload"):
     """Change payloads of existing points. `payload` is JSON object bytes.
 
     merge: set its keys; replace: it becomes the payload; remove: drop `keys`; clear: empty it.
+    When a payload would grow beyond `bytes_max` (0: no limit) nothing changes and the result's
+    error is `payload_too_large`.
     """
 
     collection: int
@@ -46,6 +48,7 @@ class SetPayload(msgspec.Struct, array_like=True, frozen=True, tag="payload"):
     mode: Literal["merge", "replace", "remove", "clear"]
     payload: bytes = b"{}"
     keys: list[str] = []
+    bytes_max: int = 0
 
 
 class DropCollection(msgspec.Struct, array_like=True, frozen=True, tag="drop"):

@@ -201,7 +201,7 @@ class Router:
         options: Options,
     ) -> WriteAck:
         """Change payloads of points by id, or of those that pass a filter as of a strong read."""
-        change = PayloadChange(mode, payload, keys)
+        change = PayloadChange(mode, payload, keys, self.config.payload_bytes_max)
 
         def prepare(ids: Sequence[bytes], splitting: Splitting) -> list[Share]:
             return payload_shares(collection.uid, ids, change, splitting)

@@ -41,6 +41,7 @@ from storage.ids import is_canonical
 from storage.payloads import (
     EMPTY_PAYLOAD,
     PayloadChange,
+    PayloadOverflow,
     canonical_payload,
     merging,
     removing,
@@ -110,6 +111,8 @@ class _ShardBatch:
             return self._once(_decoded(entry.command), entry.index)
         except _BadCommand:
             return Result(version=entry.index, error="bad_command")
+        except PayloadOverflow:
+            return Result(version=entry.index, error="payload_too_large")
 
     def finish(self) -> None:
         """Write what is kept once per transaction."""
@@ -142,7 +145,8 @@ class _ShardBatch:
                 written = self._records.delete(uid, stamp, _distinct(body.ids))
             case SetPayload():
                 change = _payload_change(body)
-                written = self._records.set_payload(uid, stamp, _distinct(body.ids), change)
+                ids, bytes_max = _distinct(body.ids), body.bytes_max
+                written = self._records.set_payload(uid, stamp, ids, change, bytes_max=bytes_max)
             case DropCollection():
                 return self._drop(uid)
             case _:

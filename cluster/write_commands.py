@@ -31,6 +31,7 @@ class PayloadChange(NamedTuple):
     mode: PayloadMode
     payload: Mapping[str, Any]
     keys: Sequence[str]
+    bytes_max: int = 0
 
 
 def upsert_shares(
@@ -80,7 +81,7 @@ def payload_shares(
         raise PayloadTooLarge("the payload exceeds a log command", field="payload")
 
     def body(chunk: list[bytes]) -> SetPayload:
-        return SetPayload(uid, chunk, change.mode, payload, keys)
+        return SetPayload(uid, chunk, change.mode, payload, keys, change.bytes_max)
 
     return split(distinct, distinct, sizes, body, splitting, fixed_bytes=fixed_bytes)
 

@@ -163,6 +163,8 @@ class WritePath:
 def _raise_refusal(result: Result) -> None:
     if result.error == "collection_dropped":
         raise CollectionNotFound("the collection was dropped")
+    if result.error == "payload_too_large":
+        raise BadRequest("the payload of a point would grow beyond the limit", field="payload")
     if result.error is not None:
         raise RecollectError(f"the shard refused a command: {result.error}")
 
@@ -178,7 +180,7 @@ def _raise_failures(collection: Collection, outcomes: Sequence[Outcome]) -> None
             raise CollectionNotFound(f"collection '{collection.name}' was dropped")
         if not isinstance(outcome.error, Unavailable):
             assert outcome.error is not None, "failed outcomes have an error"
-            raise type(outcome.error)(listing)
+            raise type(outcome.error)(listing, field=outcome.error.field)
     if all(isinstance(outcome.error, Overloaded) for outcome in failed):
         raise Overloaded(listing)
     shards = tuple(outcome.shard for outcome in failed)

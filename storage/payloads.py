@@ -21,6 +21,10 @@ PayloadChange = Callable[[bytes], bytes]
 """Makes a stored (canonical) payload into the canonical one that takes its place."""
 
 
+class PayloadOverflow(Exception):
+    """A payload would grow beyond its limit."""
+
+
 def canonical_payload(raw: bytes) -> bytes:
     """Return the canonical bytes of a JSON object.
 

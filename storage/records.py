@@ -17,7 +17,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from storage.payloads import PayloadChange
+from storage.payloads import PayloadChange, PayloadOverflow
 from storage.record_hash import DIGEST_BYTES, SetHash, row_digest, tombstone_digest
 from storage.state_file import read_meta, write_meta
 
@@ -122,14 +122,27 @@ class RecordWriter:
         return [Written(row[0], row[1], row[4]) for row in rows]
 
     def set_payload(
-        self, collection: int, stamp: Stamp, ids: Sequence[bytes], change: PayloadChange
+        self,
+        collection: int,
+        stamp: Stamp,
+        ids: Sequence[bytes],
+        change: PayloadChange,
+        *,
+        bytes_max: int = 0,
     ) -> list[Written]:
-        """Rewrite the payloads of those ids that exist."""
-        rows = []
+        """Rewrite the payloads of those ids that exist.
+
+        Raises PayloadOverflow, with nothing changed, when one would grow beyond `bytes_max`.
+        """
+        rows, digests = [], []
         found = select_in(self._connection, _FIND_WHOLE, collection, ids)
         for seq, record_id, created_ms, digest, payload, vector in found:
-            self._hash.remove([digest])
-            rows.append((seq, record_id, created_ms, change(payload), vector))
+            changed = change(payload)
+            if 0 < bytes_max < len(changed) and len(changed) > len(payload):
+                raise PayloadOverflow
+            digests.append(digest)
+            rows.append((seq, record_id, created_ms, changed, vector))
+        self._hash.remove(digests)
         self._put(collection, stamp, rows)
         return [Written(row[0], row[1], row[4]) for row in rows]
 

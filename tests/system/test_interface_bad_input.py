@@ -208,3 +208,15 @@ def test_everything_still_works(shared, target):
         points = Points(url, "target")
         assert points.count(parameters="?consistency=all") == 3
         assert [hit["id"] for hit in points.query([3, 1, 0, 0], limit=1)] == [3]
+
+
+def test_a_payload_does_not_grow_beyond_its_limit_by_merging(shared: Cluster) -> None:
+    """64 KiB is the limit of what a point comes to have, not of each request alone."""
+    points = make(shared.url(1), "growing", 2)
+    points.put({"id": 1, "vector": [1, 0], "payload": {"a": "x" * 40_000}})
+    path = f"{points.path}/points/payload?wait=true"
+    body = {"points": [1], "payload": {"b": "y" * 40_000}}
+    found = refusal(send(points.url, "POST", path, body))
+
+    assert found[::2] == (400, "payload")
+    assert points.scroll()[0]["payload"] == {"a": "x" * 40_000}

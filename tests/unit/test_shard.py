@@ -289,3 +289,19 @@ def test_wide_batches(machine: ShardMachine) -> None:
     assert [result.affected for result in results] == [1000, 1000, 1000, 900]
     assert machine.count(1) == 100
     assert machine.state_hash() == machine.recompute_hash()
+
+
+def test_a_payload_does_not_grow_beyond_its_limit(machine: ShardMachine) -> None:
+    """Nothing changes for any point of the command; a payload that shrinks may be over it still."""
+    apply(machine, command(upsert(point(1, b'{"a":"' + b"x" * 90 + b'"}'), point(2))))
+    before, hashed = content(machine), machine.state_hash()
+    ids = [encode_id(2), encode_id(1)]
+    grown = SetPayload(1, ids, "merge", b'{"b":"' + b"y" * 30 + b'"}', [], 100)
+    (result,) = apply(machine, command(grown))
+    assert result.error == "payload_too_large"
+    assert content(machine) == before
+    assert machine.state_hash() == hashed == machine.recompute_hash()
+    shrunk = SetPayload(1, ids, "merge", b'{"a":1}', [], 5)
+    assert apply(machine, command(shrunk, now_ms=2000))[0].error == "payload_too_large"
+    apart = SetPayload(1, [encode_id(1)], "merge", b'{"a":1}', [], 5)
+    assert apply(machine, command(apart, now_ms=3000))[0].error is None
