@@ -22,6 +22,8 @@ from cluster.errors import BadRequest, MethodNotAllowed, RecollectError
 
 KEEPALIVE_S: Final = 75.0
 SHUTDOWN_S: Final = 5.0
+HEAD_S: Final = 8.0
+"""Time for a request's line and headers to arrive, from their first byte."""
 READ_BUFFER_BYTES: Final = 256 * 1024
 """Bytes read ahead of a handler; larger pieces mean fewer wake-ups for a large body."""
 
@@ -65,7 +67,35 @@ class _Server(web.Server):
 
 
 class _Protocol(web.RequestHandler):
-    __slots__ = ()
+    __slots__ = ("_head_timer",)
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:  # type: ignore[explicit-override]
+        """Give a head that began a bounded time to end: aiohttp itself would wait for ever."""
+        super().data_received(data)
+        if self._messages or self._current_request is not None:
+            self._end_head_timer()
+        elif self._head_timer is None:
+            loop = asyncio.get_running_loop()
+            self._head_timer = loop.call_later(HEAD_S, self._refuse_slow_head)
+
+    def connection_lost(self, exc: BaseException | None) -> None:  # type: ignore[explicit-override]
+        self._end_head_timer()
+        super().connection_lost(exc)
+
+    def _end_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse_slow_head(self) -> None:
+        self._head_timer = None
+        idle = not self._messages and self._current_request is None
+        if idle and self.transport is not None:
+            self.transport.close()
 
     def handle_error(  # type: ignore[explicit-override]
         self,

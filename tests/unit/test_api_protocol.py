@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from cluster.api import server
 from tests.unit.api_router import served
 from tests.unit.test_api_body import exchange
 
@@ -75,3 +78,20 @@ async def test_pipelined_requests_are_answered_in_order():
         status, body, _ = await exchange(client.port, head + head)
 
         assert (status, body["result"]) == (200, {"status": "ok"})
+
+
+async def test_a_head_that_does_not_end_is_cut_off(monkeypatch):
+    """Half a head holds its connection for a bounded time; an idle connection stays."""
+    monkeypatch.setattr(server, "HEAD_S", 0.05)
+    async with served() as client:
+        half, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        idle, other = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        other.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(5):
+            assert await half.read() == b""
+        assert (await idle.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+        other.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await idle.readuntil(b"HTTP/1.1 200")
+        for each in (writer, other):
+            each.close()
