@@ -3,11 +3,12 @@
 Beyond the ceiling the kernel kills the process, and it comes back to the same data. So two lines
 are drawn before it, as parts of the ceiling:
 
-    FULL      writes that add or change rows are answered 507; deletes and reads go on
+    FULL      writes that add or change rows are answered 507, until less than EASED is used;
+              deletes and reads go on
     CRITICAL  no request body is taken in that would lead beyond: 503
 
-The room between the lines is for requests under way. Rows that wait for the search graph are
-counted with what they will need in it.
+The room between FULL and CRITICAL is for requests under way. Rows that wait for the search graph
+are counted with what they will need in it.
 
 A follower cannot refuse what its leader commits. So a node that is full says so to its peers, and
 whoever takes a request refuses it when any replica of a shard that it writes to is on a full node.
@@ -25,6 +26,7 @@ from cluster.control_group import MemoryReading
 from cluster.errors import Overloaded, PayloadTooLarge, StorageFull
 
 FULL: Final = 0.85
+EASED: Final = 0.80
 CRITICAL: Final = 0.95
 BODY_MAX: Final = 0.5
 """The part of the ceiling that one request may need."""
@@ -37,6 +39,8 @@ class MemoryGuard:
     def __init__(self, me: str) -> None:
         self._me = me
         self._reading: MemoryReading | None = None
+        self.full = False
+        """Whether this node must not grow."""
         self._notices: dict[str, float] = {}
 
     def observe(self, reading: MemoryReading | None, pending_bytes: int = 0) -> None:
@@ -44,15 +48,11 @@ class MemoryGuard:
         if reading is not None:
             reading = reading._replace(used_bytes=reading.used_bytes + pending_bytes)
         self._reading = reading
+        self.full = self._beyond(EASED if self.full else FULL, 0)
 
     def hear(self, node: str, now_s: float) -> None:
         """Take note that a node is full."""
         self._notices[node] = now_s + NOTICE_S
-
-    @property
-    def full(self) -> bool:
-        """Whether this node must not grow."""
-        return self._beyond(FULL, 0)
 
     def admit_growth(self, nodes: Iterable[str], now_s: float) -> None:
         """Admit a write to shards that these nodes have replicas of.

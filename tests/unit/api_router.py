@@ -21,6 +21,7 @@ from cluster.api.openapi import public_path
 from cluster.api.server import ApiRunner
 from cluster.config import Config
 from cluster.errors import CollectionExists, CollectionNotFound
+from cluster.memory_guard import MemoryGuard
 from cluster.model import (
     Collection,
     Hit,
@@ -367,6 +368,7 @@ async def served(
     reasons: Sequence[str] = (),
     embedder: Any = None,
     patterns: bool = True,
+    memory: MemoryGuard | None = None,
 ) -> AsyncIterator[ApiClient]:
     """Serve the API over a memory router on a free port."""
     router = router or MemoryRouter()
@@ -387,6 +389,7 @@ async def served(
         config=config or Config(),
         embedder=embedder or LetterEmbedder(),
         readiness=lambda: reasons,
+        memory=memory,
         clock=time.monotonic,
         wall_ms=lambda: NOW_MS,
         new_id=lambda: f"00000000-0000-4000-8000-{next(ids):012d}",
