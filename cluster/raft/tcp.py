@@ -50,7 +50,12 @@ class Link:
         self.last_heard_s = time.monotonic()
 
     def send(self, kind: int, content: Any) -> bool:
-        """Write one frame; False, and the connection is closed, when too much is waiting."""
+        """Write one frame; False when the connection is closed, or too much is waiting and it is.
+
+        Between a close and the news of it there is a turn of the loop, in which uvloop raises.
+        """
+        if self.writer.transport.is_closing():
+            return False
         if self.writer.transport.get_write_buffer_size() > QUEUE_BYTES_MAX:
             self.close()
             return False

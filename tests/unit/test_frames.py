@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 
 from cluster.channel import CallChannel
 from cluster.errors import DeadlineExceeded, NotLeader, Unavailable
 from cluster.raft import frames
 from cluster.raft.frames import ForeignPeer
-from cluster.raft.tcp import PeerPort
+from cluster.raft.tcp import PING, PeerPort
 
 KEY = b"k" * 32
 
@@ -100,6 +101,21 @@ async def until(condition, timeout_s: float = 5.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def test_a_closed_link_takes_nothing() -> None:
+    """The product's event loop raises on a write to a closed connection; a link says no."""
+
+    async def scenario() -> list[bool]:
+        async with ports() as (a, _):
+            await until(lambda: a.connected("b"))
+            link = a._links["b"]
+            link.close()
+            at_once = link.send(PING, None)
+            await until(lambda: a._links.get("b") is not link)
+            return [at_once, link.send(PING, None)]
+
+    assert uvloop.run(scenario()) == [False, False]
 
 
 async def test_messages_of_all_groups_arrive_in_order() -> None:
