@@ -38,9 +38,19 @@ is_in_file() {
     grep -qs "^$1=." .env
 }
 
+# An empty variable would hide the file's value from Compose.
+forget_empty() {
+    for name in $secrets; do
+        is_in_environment "$name" || unset "$name"
+    done
+}
+
 # 256 random bits each; what is in the environment wins over the file, and is not written to it.
 make_secrets() {
     umask 077
+    if [ -s .env ] && [ -n "$(tail -c 1 .env)" ]; then
+        echo >>.env
+    fi
     for name in $secrets; do
         if ! is_in_environment "$name" && ! is_in_file "$name"; then
             echo "$name=$(od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n')" >>.env
@@ -117,6 +127,7 @@ logs() {
     fi
 }
 
+forget_empty
 case "${1:-}" in
     up | down | logs) "$1" ;;
     *) fail "usage: $0 up | down | logs" ;;

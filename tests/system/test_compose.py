@@ -418,6 +418,15 @@ def test_secrets_are_made_once(tmp_path: Path) -> None:
     assert secrets_of_a_start(tmp_path) == made
 
 
+def test_secrets_that_lack_are_added(tmp_path: Path) -> None:
+    """A file of one's own is completed; an empty variable counts as none."""
+    (tmp_path / ".env").write_text("POSTGRES_PASSWORD=mine")
+    made = secrets_of_a_start(tmp_path, RECOLLECT_API_KEY="")
+
+    assert set(made) == {"RECOLLECT_API_KEY", "RECOLLECT_PEER_SECRET", "POSTGRES_PASSWORD"}
+    assert made["POSTGRES_PASSWORD"] == "mine"
+
+
 def test_secrets_of_the_environment_are_not_written(tmp_path: Path) -> None:
     """What the environment has is used as it is, and stays out of the file."""
     made = secrets_of_a_start(tmp_path, RECOLLECT_API_KEY="mine")
