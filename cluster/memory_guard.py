@@ -5,7 +5,7 @@ are drawn before it, as parts of the ceiling:
 
     FULL      writes that add or change rows are answered 507, until less than EASED is used;
               deletes and reads go on
-    CRITICAL  no request body is taken in that would lead beyond: 503; no index is rebuilt
+    CRITICAL  no request body is taken in that would lead beyond: 503
 
 The room between FULL and CRITICAL is for requests under way. Rows that wait for the search graph
 are counted with what they will need in it.
@@ -86,10 +86,6 @@ class MemoryGuard:
         return reading is not None and (
             reading.used_bytes + more_bytes >= part * reading.ceiling_bytes
         )
-
-    def has_room(self, count: int) -> bool:
-        """Return whether `count` bytes more would stay below CRITICAL. For any thread."""
-        return not self._beyond(CRITICAL, count)
 
     def describe(self) -> str:
         """Return the reading in words, for the log."""

@@ -22,6 +22,10 @@ log = logging.getLogger("recollect.memory")
 
 LOOK_S: Final = 0.1
 TELL_S: Final = NOTICE_S / 5
+_LINK_BYTES: Final = 8
+"""A row's links in the search graph, for each M."""
+_ROW_BYTES: Final = 120
+"""What else hnswlib keeps for a row: its lock, label, level and places in tables."""
 
 
 class MemoryWatch:
@@ -97,5 +101,5 @@ def pending_bytes(indexes: IndexSet) -> int:
     for uid in indexes.uids():
         index = indexes.get(uid)
         if index is not None:
-            total += index.pending_bytes
+            total += index.tail_size * (_LINK_BYTES * index.shape.m + _ROW_BYTES)
     return total

@@ -7,8 +7,7 @@ each: while nobody waits it goes on, up to `HOLD_MAX_S`; when a reader waits it 
 A rebuild fills a second graph beside the one that serves, without any lock, and takes its place at
 the end. Rows written meanwhile wait in the tail; rows that died meanwhile are garbage in the new
 graph. Slots are renumbered, so the table is replaced too; a search keeps the records it started
-with. An index without a graph rebuilds its tail in the same way. Where there is no memory for a
-second graph the first one stays as it is: garbage costs time, running out costs the process.
+with. An index without a graph rebuilds its tail in the same way.
 
 Without a clock every hold adds `_BATCH_ROWS`: the same calls then give the same graph.
 """
@@ -30,8 +29,6 @@ from storage.slots import SlotTable
 
 Clock = Callable[[], float]
 """Seconds that never go back."""
-Room = Callable[[int], bool]
-"""Whether there is memory for so many bytes more."""
 
 HOLD_S: Final = 0.001
 HOLD_MAX_S: Final = 0.05
@@ -49,13 +46,10 @@ _DEAD_SLOTS_SPARED: Final = 100_000
 class Builder:
     """The single builder of one index."""
 
-    def __init__(
-        self, state: IndexState, *, clock: Clock | None, threads: int, room: Room | None
-    ) -> None:
+    def __init__(self, state: IndexState, *, clock: Clock | None, threads: int) -> None:
         self._state = state
         self._clock = clock
         self._threads = threads
-        self._room = room
         self._row_s = 1e-4
         """What adding a row has taken lately."""
         self._rebuild: _Rebuild | None = None
@@ -68,17 +62,13 @@ class Builder:
     def build(self, limit: int) -> int:
         """Move up to about `limit` rows; returns how many, 0 when there is nothing to do."""
         with self._state.building:
-            if self._rebuild is None and needs_rebuild(self._state) and self._has_room():
+            if self._rebuild is None and needs_rebuild(self._state):
                 self._rebuild = _Rebuild(self._state)
             if self._rebuild is not None:
                 return self._continue_rebuild(self._rebuild, limit)
             if self._state.graph is None:
                 return 0
             return self._build_tail(limit)
-
-    def _has_room(self) -> bool:
-        bytes_needed = self._state.table.live * self._state.shape.row_bytes
-        return self._room is None or self._room(bytes_needed)
 
     def _continue_rebuild(self, rebuild: _Rebuild, limit: int) -> int:
         moved = rebuild.step(limit, self._threads)

@@ -44,10 +44,8 @@ class IndexSet:
         *,
         clock: Clock | None = time.perf_counter,
         build_threads: int = 1,
-        room: Room | None = None,
     ) -> None:
         self._directory = directory
-        self._room = room
         self._clock = clock
         self._build_threads = build_threads
         self._indexes: dict[int, VectorIndex] = {}
@@ -92,7 +90,6 @@ class IndexSet:
                         clock=self._clock,
                         build_threads=self._build_threads,
                         on_change=self._wake.set,
-                        room=self._room,
                     ),
                 )
             return index
@@ -168,21 +165,11 @@ class IndexSet:
             return index
         try:
             index_files.load(index, path)
-            if not self._is_stuck(index):
-                return index
-            log.warning("index %d is built anew: it is full of garbage, and memory is short", uid)
-            return make()
+            return index
         except IndexFileError as error:
             log.warning("index %d is built anew: %s", uid, error)
             shutil.rmtree(path, ignore_errors=True)
             return make()
-
-    def _is_stuck(self, index: VectorIndex) -> bool:
-        """Return whether a loaded index needs a rebuild for which there would be no memory."""
-        if self._room is None or index.garbage < GARBAGE_MAX:
-            return False
-        loaded_bytes = index.stats().graph * index.shape.row_bytes
-        return not self._room(loaded_bytes + index.swept_bytes)
 
     def _save(self, uid: int, index: VectorIndex) -> None:
         path = self._path(uid)

@@ -30,10 +30,6 @@ from storage.seq_slots import NOWHERE, Numbers
 from storage.slots import Flags, Records, SlotTable
 
 
-_ROW_BYTES = 120
-"""What hnswlib and the tables keep for a row: locks, labels, levels, places."""
-
-
 class Shape(NamedTuple):
     """What an index is made for; equal shapes can share files."""
 
@@ -42,16 +38,6 @@ class Shape(NamedTuple):
     m: int
     ef_construct: int
     seed: int
-
-    @property
-    def link_bytes(self) -> int:
-        """About what the graph needs for a row beside its vector."""
-        return 8 * self.m + _ROW_BYTES
-
-    @property
-    def row_bytes(self) -> int:
-        """About what the graph needs for a row."""
-        return 4 * self.dimension + self.link_bytes
 
 
 class Image(NamedTuple):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from storage.index_builder import Builder, Clock, Room, needs_rebuild
+from storage.index_builder import Builder, Clock, needs_rebuild
 from storage.index_search import DEFAULT_EF, EVERYTHING, Ask, search, search_many
 from storage.index_state import Image, IndexState, Shape
 from storage.metric import Keys, Matrix
@@ -59,19 +59,17 @@ class VectorIndex:
         clock: Clock | None = None,
         build_threads: int = 1,
         on_change: Callable[[], None] | None = None,
-        room: Room | None = None,
     ) -> None:
         """Make an empty index.
 
         `clock` (seconds) sizes the builder's holds; without it the same calls give the same graph.
-        `on_change` is called after a change that may give the builder work. `room` tells whether
-        there is memory for a rebuild; by default there is.
+        `on_change` is called after a change that may give the builder work.
 
         Raises:
             ValueError: an unknown distance, or a parameter out of range.
         """
         self._state = IndexState(Shape(dimension, distance, m, ef_construct, seed))
-        self._builder = Builder(self._state, clock=clock, threads=build_threads, room=room)
+        self._builder = Builder(self._state, clock=clock, threads=build_threads)
         self._on_change = on_change
 
     @property
@@ -168,16 +166,6 @@ class VectorIndex:
     def tail_size(self) -> int:
         """Rows that wait for the graph; 0 for a distance that has none."""
         return 0 if self._state.graph is None else len(self._state.tail)
-
-    @property
-    def pending_bytes(self) -> int:
-        """About what the graph will need for the tail's rows beyond what they take now."""
-        return self.tail_size * self.shape.link_bytes
-
-    @property
-    def swept_bytes(self) -> int:
-        """About what a graph of the live rows alone would need."""
-        return self.size * self.shape.row_bytes
 
     @property
     def garbage(self) -> float:
