@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 SEEDS ?= 200
+MINUTES ?= 10
 
-.PHONY: setup check unit sim system test demo up down logs bench clean
+.PHONY: setup check unit sim mutants chaos system test demo up down logs bench clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,6 +28,12 @@ unit: setup
 
 sim: setup
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+mutants: setup
+	$(BIN)/python -m tests.mutants
+
+chaos: setup
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(CHAOS)
 
 system: setup
 	$(BIN)/python -m pytest -q tests/system

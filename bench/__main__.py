@@ -15,7 +15,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument("--data", default="", help="folder of the embeddings")
     options = parser.parse_args()
-    runs = [["bench.failover", "--rounds", "30"]]
+    runs = [
+        ["bench.durable_writes"],
+        ["bench.commits"],
+        ["bench.failover", "--rounds", "30"],
+        ["bench.idle"],
+    ]
     if options.data:
         runs.insert(0, ["bench.http_search", "--data", options.data])
     worst = 0

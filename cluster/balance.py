@@ -8,7 +8,6 @@ asks one caught-up follower to stand at once (Raft thesis, section 3.10); it is 
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ async def keep_balanced(node: Node) -> None:
     connected_since: dict[str, float] = {}
     while True:
         await asyncio.sleep(BALANCE_S)
-        now = time.monotonic()
+        now = node.surroundings.clock()
         for peer in node.config.peers():
             if node.port.connected(peer):
                 connected_since.setdefault(peer, now)
@@ -42,10 +41,10 @@ async def keep_balanced(node: Node) -> None:
 
 async def hand_over(node: Node) -> None:
     """Before stopping: pass on what this node leads, for at most `HAND_OVER_S`."""
-    deadline_s = time.monotonic() + HAND_OVER_S
+    deadline_s = node.surroundings.clock() + HAND_OVER_S
     replicas = [*node.shards.values(), *([node.metadata] if node.metadata else [])]
     asked: set[int] = set()
-    while time.monotonic() < deadline_s:
+    while node.surroundings.clock() < deadline_s:
         leading = [replica for replica in replicas if replica.is_leader and _heir(node, replica)]
         if not leading:
             return

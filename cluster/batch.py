@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple, TypeVar
 
-from cluster.command import Body, encode_body
+from cluster.command import DIGEST_MARK, Body, encode_body
 from cluster.ring import shards_of
 
-FRAMING_BYTES: Final = 16
+FRAMING_BYTES: Final = 24
 """Upper bound of msgpack's own bytes around one item of a command."""
 _ENVELOPE_BYTES: Final = 256
 """Upper bound of what surrounds the items: tags, uid, time, list header, end of the part id."""
@@ -34,22 +34,27 @@ class Share(NamedTuple):
 
 
 class Splitting(NamedTuple):
-    """How a request becomes commands. `by_content`: part ids carry a digest, not a number."""
+    """How a request becomes commands. `by_content`: part ids carry a digest, not a number.
+
+    `request_digest` says what the request asks for, "" when its id is used for nothing else.
+    """
 
     shards: int
     command_bytes_max: int
     request_id: str
     by_content: bool = False
+    request_digest: str = ""
 
     def budget(self, fixed_bytes: int = 0) -> int:
         """Return the bytes that the items of one command may have beside `fixed_bytes`."""
-        surrounding = _ENVELOPE_BYTES + len(self.request_id.encode())
+        surrounding = _ENVELOPE_BYTES + len(self.request_id.encode()) + len(self.request_digest)
         return self.command_bytes_max - surrounding - fixed_bytes
 
     def part_id(self, shard: int, number: int, encoded: bytes) -> str:
         """Return the request id of one command."""
         part = blake2b(encoded, digest_size=16).hexdigest() if self.by_content else str(number)
-        return f"{self.request_id}:{shard}:{part}"
+        name = f"{self.request_id}:{shard}:{part}"
+        return f"{name}{DIGEST_MARK}{self.request_digest}" if self.request_digest else name
 
 
 def split(

@@ -12,7 +12,9 @@ acknowledge what nobody will ever read; so the second step begins before the dro
 What it cannot do in time is left to the janitor, run by whoever leads the metadata group. Each
 step can be repeated, by another node too.
 
-A strong read, of which nothing acknowledged may be hidden, looks its collection up as strongly.
+A strong read, of which nothing acknowledged may be hidden, looks its collection up as strongly. A
+session token says which index of the metadata group its owner has seen: a node that slept through
+a drop and a new creation must not answer from the collection that is gone.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ from typing import Final
 
 import msgspec
 
+from cluster.command import DIGEST_MARK, Result, encode_body
 from cluster.command import DropCollection as DropRows
-from cluster.command import Result, encode_body
 from cluster.errors import (
     CollectionExists,
     CollectionNotFound,
+    IdempotencyKeyReused,
     NotReady,
     RecollectError,
+    Unavailable,
 )
 from cluster.fan_out import fan_out
 from cluster.leaders import Leaders
@@ -40,7 +44,7 @@ from cluster.metadata import (
     MetadataBody,
     PurgeCollection,
 )
-from cluster.model import Collection, Options
+from cluster.model import SEEN_METADATA, Collection, Options
 from cluster.peer_methods import FETCH_VIEW, FetchView
 from cluster.routing import METADATA_GROUP, Routing
 
@@ -65,23 +69,30 @@ class Catalog:
 
     async def collection(self, name: str, options: Options) -> Collection:
         """Return a collection. Raises CollectionNotFound, or Unavailable when nobody can tell."""
+        await self.catch_up_for(options)
         found = self.routing.view().collections.get(name)
-        if found is None or options.strong:
+        if found is None and not options.strong:
             await self.catch_up(options.deadline_s)
             found = self.routing.view().collections.get(name)
         if found is None:
             raise CollectionNotFound(f"there is no collection '{name}'")
         return found
 
-    async def create(self, wanted: CreateCollection, options: Options) -> Collection:
+    async def create(
+        self, wanted: CreateCollection, options: Options, *, must_be_new: bool = False
+    ) -> Collection:
         """Create a collection, or find the equal one that exists.
 
-        Raises CollectionExists when one of that name differs.
+        Raises CollectionExists when one of that name differs, or, if it `must_be_new`, exists.
         """
         result = await self._propose(wanted, f"create/{wanted.name}", options)
         if result.error == "collection_exists":
-            raise CollectionExists(f"collection '{wanted.name}' exists with other parameters")
+            text = f"collection '{wanted.name}' exists with other parameters"
+            raise CollectionExists(text, field="collection_name")
         _raise_refusal(result)
+        if must_be_new and result.affected == 0:
+            text = f"collection '{wanted.name}' already exists"
+            raise CollectionExists(text, field="collection_name")
         await self._show(result.version, options.deadline_s)
         await self._fence(wanted.name, options.deadline_s)
         return await self.collection(wanted.name, options)
@@ -102,6 +113,19 @@ class Catalog:
         else:
             index = await self.leaders.read_index(METADATA_GROUP, deadline_s)
             await metadata.wait_applied(index, deadline_s)
+
+    async def catch_up_for(self, options: Options) -> None:
+        """Make this node's view as new as a strong read, or the session, demands.
+
+        Raises Unavailable when it cannot be in time.
+        """
+        if options.strong:
+            await self.catch_up(options.deadline_s)
+        wanted = options.session.indexes.get(SEEN_METADATA, 0)
+        if wanted > self.routing.view().applied_index:
+            await self._show(wanted, options.deadline_s)
+            if wanted > self.routing.view().applied_index:
+                raise Unavailable("the catalogue has not reached what the session token has seen")
 
     async def purge_dropped(self) -> int:
         """Remove the rows of dropped collections; return how many collections are gone.
@@ -145,6 +169,8 @@ class Catalog:
 
     async def _propose(self, body: MetadataBody, what: str, options: Options) -> Result:
         request_id = f"{what}:{options.request_id or self.request_ids()}"
+        if options.request_digest:
+            request_id += DIGEST_MARK + options.request_digest
         encoded = msgspec.msgpack.encode(body)
         return await self.leaders.propose(METADATA_GROUP, request_id, encoded, options.deadline_s)
 
@@ -175,6 +201,8 @@ class Catalog:
 
 
 def _raise_refusal(result: Result) -> None:
+    if result.error == "request_id_reused":
+        raise IdempotencyKeyReused
     if result.error == "not_ready":
         raise NotReady("the cluster is not formed yet")
     if result.error is not None:

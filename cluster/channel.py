@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -29,11 +29,19 @@ Handler = Callable[[str, Any], Awaitable[Any]]
 class CallChannel:
     """Implements `cluster.peer.PeerChannel` on a `PeerPort`."""
 
-    def __init__(self, port: PeerPort) -> None:
-        self._port = port
+    def __init__(
+        self,
+        port: PeerPort,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._port, self._clock = port, clock
         self._handlers: dict[str, Handler] = {}
         self._waiting: dict[int, tuple[str, asyncio.Future[Any]]] = {}
-        self._number = secrets.randbits(60)  # no late answer to an earlier process fits
+        self._number = int.from_bytes(
+            random_bytes(7), "little"
+        )  # no late answer to an earlier process fits
         port.on_call = self._answer
         port.on_reply = self._replied
 
@@ -66,7 +74,7 @@ class CallChannel:
         try:
             if not self._port.send(node, CALL, (number, method, body)):
                 raise Unavailable(f"{node} is not connected")
-            async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
+            async with asyncio.timeout(max(0.0, deadline_s - self._clock())):
                 return await future
         except TimeoutError:
             raise DeadlineExceeded(f"{node} did not answer {method} in time") from None

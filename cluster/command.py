@@ -3,21 +3,34 @@
 A command carries everything its application needs (collection uid, dimension, resolved ids,
 normalised vectors, the leader's clock), because apply reads nothing but its own shard. Encoded
 as tagged msgpack arrays; decoding validates types and refuses unknown tags.
+
+A record's version is the index of the entry that last wrote it; a condition compares it: None, no
+condition; 0, the record must not exist; N, it must have exactly version N. When one does not hold,
+nothing of the command is applied and its result is `version_conflict`.
+
+A request id is a name, applied once per shard, which U+001F and a digest of the whole request may
+follow. A name that comes again with another digest is refused with `request_id_reused`.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
+DIGEST_MARK: Final = "\x1f"
+
 
 class PointWrite(msgspec.Struct, array_like=True, frozen=True):
-    """One point: canonical id, little-endian float32 bytes, payload as JSON object bytes."""
+    """One point: canonical id, little-endian float32 bytes, payload as JSON object bytes.
+
+    `if_version` is its condition; see the module.
+    """
 
     id: bytes
     vector: bytes
     payload: bytes
+    if_version: int | None = None
 
 
 class Upsert(msgspec.Struct, array_like=True, frozen=True, tag="upsert"):
@@ -29,10 +42,14 @@ class Upsert(msgspec.Struct, array_like=True, frozen=True, tag="upsert"):
 
 
 class Delete(msgspec.Struct, array_like=True, frozen=True, tag="delete"):
-    """Delete points by canonical id; a filter is resolved to ids before the log."""
+    """Delete points by canonical id; a filter is resolved to ids before the log.
+
+    `if_version` is the condition of a single id.
+    """
 
     collection: int
     ids: list[bytes]
+    if_version: int | None = None
 
 
 class SetPayload(msgspec.Struct, array_like=True, frozen=True, tag="payload"):
@@ -68,20 +85,35 @@ class Command(msgspec.Struct, array_like=True, frozen=True):
     body: Body
 
 
+class VersionFound(msgspec.Struct, array_like=True, frozen=True):
+    """The first record that did not fit its condition: canonical id, and version; 0: absent."""
+
+    id: bytes
+    version: int
+
+
 class Result(msgspec.Struct, array_like=True, frozen=True):
     """What applying a command gave. `error` is a stable code, or None.
 
     `version` is the shard index at which the command took effect: for a repeated request id the
-    first one. `affected` counts points written, changed or deleted.
+    first one. `affected` counts points written, changed or deleted. `found` explains a
+    `version_conflict`.
     """
 
     version: int
     affected: int = 0
     error: str | None = None
+    found: VersionFound | None = None
+
+
+class KeptResult(Result, array_like=True, frozen=True):
+    """A result as it is remembered, with the digest of its request ("": none was given)."""
+
+    digest: str = ""
 
 
 _command_decoder = msgspec.msgpack.Decoder(Command)
-_result_decoder = msgspec.msgpack.Decoder(Result)
+_kept_decoder = msgspec.msgpack.Decoder(KeptResult)
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -105,11 +137,21 @@ def decode_command(raw: bytes) -> Command:
     return _command_decoder.decode(raw)
 
 
-def encode_result(result: Result) -> bytes:
-    """Return a result as it is kept beside its request id."""
-    return _encoder.encode(result)
+def name_and_digest(request_id: str) -> tuple[str, str]:
+    """Return the two parts of a request id; the digest may be empty."""
+    name, _, digest = request_id.partition(DIGEST_MARK)
+    return name, digest
 
 
-def decode_result(raw: bytes) -> Result:
-    """Read a kept result back."""
-    return _result_decoder.decode(raw)
+def keep_result(result: Result, digest: str) -> bytes:
+    """Return a result as it is kept beside its request's name."""
+    kept = KeptResult(result.version, result.affected, result.error, result.found, digest)
+    return _encoder.encode(kept)
+
+
+def kept_result(raw: bytes, digest: str, index: int) -> Result:
+    """Read a kept result back, or return the refusal, at `index`, of another request's digest."""
+    kept = _kept_decoder.decode(raw)
+    if digest and kept.digest and digest != kept.digest:
+        return Result(version=index, error="request_id_reused")
+    return Result(kept.version, kept.affected, kept.error, kept.found)

@@ -50,12 +50,18 @@ class Config:
     election_timeout_ms: int = _setting(1000, "shortest election timeout; RAFT_ELECTION_TIMEOUT")
     heartbeat_ms: int = _setting(100, "leader's heartbeat period")
     tick_ms: int = _setting(20, "period of the raft timers' sweep")
-    command_bytes_max: int = _setting(MIB, "largest command in the log; larger batches are split")
+    command_bytes_max: int = _setting(
+        MIB, "largest command in the log; larger batches are split; fixed like shards"
+    )
     append_bytes_max: int = _setting(MIB, "entries in one append message")
     inflight_bytes_max: int = _setting(4 * MIB, "unacknowledged entries towards one follower")
     frame_bytes_max: int = _setting(16 * MIB, "largest frame accepted from a peer")
     log_bytes_max: int = _setting(4 * MIB, "log of one group kept in memory before it is cut")
+    log_memory_bytes_max: int = _setting(64 * MIB, "memory of all logs of this node together")
     segment_bytes: int = _setting(16 * MIB, "size of a write-ahead log segment")
+    disk_free_bytes_min: int = _setting(
+        64 * MIB, "free disk space below which writes answer 507; at most a tenth of the disk"
+    )
     snapshot_chunk_bytes: int = _setting(256 * KIB, "piece of a snapshot in one message")
 
     request_timeout_ms: int = _setting(4500, "time a request may take before it answers 503")
@@ -65,7 +71,9 @@ class Config:
     payload_bytes_max: int = _setting(64 * KIB, "payload of one point, as JSON")
     dimension_max: int = _setting(4096, "largest vector")
     limit_max: int = _setting(10_000, "most results of one search or scroll")
-    request_id_ttl_ms: int = _setting(600_000, "how long an idempotency key is remembered")
+    request_id_ttl_ms: int = _setting(
+        600_000, "how long an idempotency key is remembered; fixed when the cluster is formed"
+    )
 
     embedding_url: str = _setting("", "OpenAI-style /v1/embeddings endpoint; empty: bundled model")
     embedding_model: str = _setting("", "model name sent to that endpoint")
@@ -87,6 +95,11 @@ class Config:
             self.frame_bytes_max >= 4 * max(self.command_bytes_max, self.append_bytes_max),
             "frame_bytes_max",
             "must hold four commands",
+        )
+        self._require(
+            self.log_memory_bytes_max >= 8 * self.command_bytes_max,
+            "log_memory_bytes_max",
+            "must hold eight commands",
         )
         self._require(
             self.segment_bytes >= 2 * self.command_bytes_max, "segment_bytes", "holds two commands"
@@ -138,6 +151,7 @@ class Config:
             inflight_bytes_max=16 * KIB,
             frame_bytes_max=64 * KIB,
             log_bytes_max=8 * KIB,
+            log_memory_bytes_max=512 * KIB,
             segment_bytes=32 * KIB,
             snapshot_chunk_bytes=KIB,
         )

@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from cluster.errors import CommandFailed
+from storage.connections import out_of_space
 
 PARAMETERS_FILE: Final = "recollect.json"
 LOCK_FILE: Final = "recollect.lock"
@@ -75,8 +76,17 @@ class DataFolder:
         _write(self.path / PARAMETERS_FILE, msgspec.json.encode(parameters) + b"\n", mode=0o600)
 
     def write_pid(self, name: str, pid: int) -> None:
-        """Record which process serves a node, replacing what an earlier run left there."""
-        _write(self.node(name) / "pid", b"%d\n" % pid, mode=0o644)
+        """Record which process serves a node, replacing what an earlier run left there.
+
+        On a full disk the old file is written over: its space is there already.
+        """
+        target, content = self.node(name) / "pid", b"%d\n" % pid
+        try:
+            _write(target, content, mode=0o644)
+        except OSError as error:
+            if not out_of_space(error):
+                raise
+            _overwrite(target, content)
 
     def node(self, name: str) -> Path:
         """Return a node's folder, made if it is missing.
@@ -138,8 +148,23 @@ def _write(target: Path, content: bytes, *, mode: int) -> None:
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        draft.unlink()
+        raise
     draft.replace(target)
+
+
+def _overwrite(target: Path, content: bytes) -> None:
+    try:
+        with target.open("r+b") as file:
+            file.write(content)
+            file.truncate()
+    except OSError as error:
+        raise CommandFailed(
+            f"{target} cannot be written ({error.strerror})", hint="make space on the disk"
+        ) from None

@@ -11,10 +11,13 @@ import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from cluster.errors import RecollectError
+
+HEAD_BYTES: Final = 64
 
 
 class FolderRefused(RecollectError):
@@ -71,11 +74,17 @@ def _check(folder: Path, marker: Path, identity: _Identity) -> None:
             f"names {', '.join(identity.metadata_members)}"
         )
     states = any((folder / "groups").glob("*"))
-    if states and not any((folder / "log").glob("*.wal")):
+    if states and not any(_holds_batches(path) for path in (folder / "log").glob("*.wal")):
         raise FolderRefused(
             f"{folder} holds state but no log: its votes are forgotten. Restore the log; started "
             "without it, or from an empty folder under its old name, it could vote twice in a term"
         )
+
+
+def _holds_batches(segment: Path) -> bool:
+    """Whether something was ever written to a segment; spares are all zeros."""
+    with segment.open("rb") as file:
+        return any(file.read(HEAD_BYTES))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -10,9 +10,11 @@
     ├── MethodNotAllowed 405
     ├── RequestTimeout 408 ─ the client stopped sending its request
     ├── Conflict 409
-    │   └── CollectionExists 409
+    │   ├── CollectionExists 409
+    │   └── VersionConflict 409 ─ `current_version` of `point`
     ├── PayloadTooLarge 413
     ├── UnsupportedMediaType 415
+    ├── IdempotencyKeyReused 422
     ├── Unavailable 503 ─ retryable: nothing is known to be wrong with the request
     │   ├── NotLeader ─ `leader` may say who is
     │   ├── OutcomeUnknown ─ proposed, but not known to be committed; safe to retry (request ids)
@@ -29,6 +31,8 @@ them. Any other exception that reaches the HTTP edge is a bug, answered as 500 `
 from __future__ import annotations
 
 from typing import ClassVar
+
+from storage.ids import PointId
 
 
 class RecollectError(Exception):
@@ -112,6 +116,24 @@ class CollectionExists(Conflict):
     code = "collection_exists"
 
 
+class VersionConflict(Conflict):
+    """A condition did not hold: `point` has `current_version`, 0 when it does not exist."""
+
+    code = "version_conflict"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        point: PointId = 0,
+        current_version: int = 0,
+    ) -> None:
+        super().__init__(message, field=field)
+        self.point = point
+        self.current_version = current_version
+
+
 class PayloadTooLarge(RecollectError):
     """The body is larger than the limit; refused before it is read."""
 
@@ -124,6 +146,17 @@ class UnsupportedMediaType(RecollectError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class IdempotencyKeyReused(RecollectError):
+    """The idempotency key stands for another request, which is still remembered."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+    def __init__(self, message: str = "", *, field: str | None = "Idempotency-Key") -> None:
+        text = "this key was used for another request, which is still remembered"
+        super().__init__(message or text, field=field)
 
 
 class Unavailable(RecollectError):

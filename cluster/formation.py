@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from cluster.config import Config
 from cluster.errors import RecollectError
 from cluster.metadata import ClusterView
 from cluster.metadata_command import CreateCollection, Init, encode_metadata
+from cluster.opening import when_there_is_space
 from cluster.placement import plan
-from cluster.shard import ShardMachine
 
 if TYPE_CHECKING:
     from cluster.node import Node
@@ -57,7 +57,7 @@ class Formation:
     async def _fetch(self) -> None:
         """Ask the metadata group, from outside of it, for its view."""
         try:
-            await self._node.router.refresh_view(time.monotonic() + PROPOSE_S)
+            await self._node.router.refresh_view(self._node.surroundings.clock() + PROPOSE_S)
         except RecollectError as error:
             log.info("the cluster's view is not known yet: %s", error)
 
@@ -70,7 +70,7 @@ class Formation:
         replication = min(config.replication, len(nodes))
         embedder = self._node.embedder
         init = Init(
-            cluster_id=uuid.uuid4().hex,
+            cluster_id=self._node.surroundings.identifier(),
             shards=config.shards,
             replication=replication,
             shard_map=plan(nodes, config.shards, replication, config.virtual_nodes),
@@ -80,36 +80,39 @@ class Formation:
                     PATTERNS, embedder.dimension, "Cosine", embedding_space=embedder.space
                 ),
             ),
+            request_id_ttl_ms=config.request_id_ttl_ms,
+            command_bytes_max=config.command_bytes_max,
         )
-        command = encode_metadata(init, now_ms=time.time_ns() // 1_000_000)
+        command = encode_metadata(init, now_ms=self._node.surroundings.wall_ms())
         try:
-            await metadata.propose(command, time.monotonic() + PROPOSE_S)
+            await metadata.propose(command, self._node.surroundings.clock() + PROPOSE_S)
         except RecollectError as error:
             log.info("forming the cluster again: %s", error)
 
     async def _open_shards(self, view: ClusterView) -> None:
         """Open this node's replicas as the committed shard map says."""
         node = self._node
+        for note in disagreements(view, node.config):
+            log.warning("%s", note)
         for shard, members in enumerate(view.shard_map):
             if node.config.node_id not in members:
                 continue
             path = node.config.data_dir / "groups" / f"shard-{shard:04d}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            ttl_ms = node.config.request_id_ttl_ms
-            machine = await asyncio.to_thread(ShardMachine, path, request_id_ttl_ms=ttl_ms)
+            ttl_ms = view.request_id_ttl_ms or node.config.request_id_ttl_ms
+            machine = await when_there_is_space(
+                partial(node.surroundings.shard, path, ttl_ms), f"shard {shard}"
+            )
             node.machines[shard] = machine
-        await self._on_apply_thread(view)
+        await self._open_indexes(view)
         for shard, machine in node.machines.items():
             members = tuple(view.shard_map[shard])
             node.shards[shard] = node.driver.add(shard + 1, members, machine)
         self.opened = True
         log.info("holding %d shards of cluster %s", len(node.shards), view.cluster_id)
 
-    async def _on_apply_thread(self, view: ClusterView) -> None:
+    async def _open_indexes(self, view: ClusterView) -> None:
         """Open and reconcile the indexes where nothing is applied meanwhile."""
-        pool = self._node.driver.apply_thread
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(pool, self._index, view)
+        await self._node.driver.lane.run(self._index, view)
 
     def _index(self, view: ClusterView) -> None:
         self._node.indexing.follow(view)
@@ -121,6 +124,22 @@ class Formation:
         while self._node.metadata is None:
             await asyncio.sleep(LOOK_EVERY_S * 4)
             await self._fetch()
-            pool = self._node.driver.apply_thread
-            follow = self._node.indexing.follow
-            await asyncio.get_running_loop().run_in_executor(pool, follow, self._node.view())
+            await self._node.driver.lane.run(self._node.indexing.follow, self._node.view())
+
+
+def disagreements(view: ClusterView, config: Config) -> list[str]:
+    """Return a sentence for each setting that differs from what the cluster was formed with.
+
+    The cluster's value counts, and the node starts: with a value of its own it would forget other
+    requests than the other replicas, and to refuse would make an outage of a harmless difference.
+    """
+    agreed = {
+        "shards": view.shards,
+        "request_id_ttl_ms": view.request_id_ttl_ms,
+        "command_bytes_max": view.command_bytes_max,
+    }
+    return [
+        f"{name} is {value} in this cluster since it was formed; {getattr(config, name)} is ignored"
+        for name, value in agreed.items()
+        if value not in {0, getattr(config, name)}
+    ]

@@ -98,4 +98,4 @@ class Indexing:
             if gone:
                 index.remove(shard, gone)
             if rows:
-                index.upsert(shard, rows)
+                index.defer(shard, rows)

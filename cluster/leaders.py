@@ -27,7 +27,7 @@ from cluster.errors import (
     RecollectError,
     Unavailable,
 )
-from cluster.peer_methods import PROPOSE, READ_INDEX, Propose, ReadIndex
+from cluster.peer_methods import PROPOSE, READ_INDEX, Propose, Proposed, ReadIndex
 from cluster.routing import METADATA_GROUP, GroupReplica, Routing
 
 PAUSE_FIRST_S: Final = 0.02
@@ -88,7 +88,11 @@ class Leaders:
             if node == self._routing.me:
                 return await self._propose_here(group, request_id, body, deadline_s)
             request = Propose(group, request_id, body, self._routing.left_ms(until_s))
-            return await self._routing.peers.call(node, PROPOSE, request, until_s)
+            done = await self._routing.peers.call(node, PROPOSE, request, until_s)
+            own = self._routing.replica(group)
+            if own is not None:
+                own.learn_commit(done.result.version, done.term)
+            return done.result
 
         return await self._at_leader(group, ask, deadline_s)
 
@@ -126,9 +130,11 @@ class Leaders:
         self._routing.peers.serve(PROPOSE, self._serve_propose)
         self._routing.peers.serve(READ_INDEX, self._serve_read_index)
 
-    async def _serve_propose(self, request: Propose) -> Result:
+    async def _serve_propose(self, request: Propose) -> Proposed:
         deadline_s = self._routing.deadline_after(request.timeout_ms)
-        return await self._propose_here(request.group, request.request_id, request.body, deadline_s)
+        group = request.group
+        result = await self._propose_here(group, request.request_id, request.body, deadline_s)
+        return Proposed(result, self._replica(group).term_at(result.version))
 
     async def _serve_read_index(self, request: ReadIndex) -> int:
         deadline_s = self._routing.deadline_after(request.timeout_ms)

@@ -8,7 +8,7 @@ refused with the reason, never answered from what may be too old.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -75,10 +75,10 @@ class LocalReads:
         self._serve(self.count)
         self._serve(self.fetch)
 
-    def serves_all(self, shards: int) -> bool:
+    def serves_all(self, shards: int, max_staleness_ms: int | None) -> bool:
         """Return whether every shard has a fresh replica on this node."""
         replicas = self._routing.replicas
-        staleness_ms = self._routing.config.max_staleness_ms
+        staleness_ms = self._staleness_ms(max_staleness_ms)
         if len(replicas) != shards:
             return False
         for replica in replicas.values():  # noqa: SIM110 - a generator costs as much as the checks
@@ -86,10 +86,18 @@ class LocalReads:
                 return False
         return True
 
-    def has_fresh(self, shard: int) -> bool:
+    def has_fresh(self, shard: int, max_staleness_ms: int | None) -> bool:
         """Return whether this node has a fresh replica of a shard."""
         replica = self._routing.replicas.get(shard)
-        return replica is not None and replica.fresh(self._routing.config.max_staleness_ms)
+        return replica is not None and replica.fresh(self._staleness_ms(max_staleness_ms))
+
+    def note(self, reflected: dict[int, int], shards: Iterable[int]) -> None:
+        """Note up to which index a read of own replicas that ends now may have seen them."""
+        replicas = self._routing.replicas
+        shown = {shard: replicas[shard].shown_index for shard in shards}
+        for shard, index in reflected.items():
+            shown[shard] = max(index, shown.get(shard, 0))
+        reflected.update(shown)
 
     async def answer(
         self,
@@ -100,14 +108,17 @@ class LocalReads:
         """Return what is found in the shards that are admitted by the deadline."""
         refused: dict[int, str] = {}
         for shard in read.shards:
-            reason = await self._refusal(shard, read.required.get(shard, 0), deadline_s)
+            reason = await self._refusal(shard, read, deadline_s)
             if reason is not None:
                 refused[shard] = reason
         replicas = self._routing.replicas
         machines = {shard: replicas[shard].machine for shard in read.shards if shard not in refused}
         if not machines:
             return ShardAnswer(refused)
-        return ShardAnswer(refused, await kind.perform(machines, read.query))
+        found = await kind.perform(machines, read.query)
+        reflected: dict[int, int] = {}
+        self.note(reflected, machines)
+        return ShardAnswer(refused, found, reflected)
 
     def _serve(self, kind: ReadKind[QueryType, FoundType]) -> None:
         async def handler(read: ShardRead[QueryType]) -> ShardAnswer[FoundType]:
@@ -115,11 +126,16 @@ class LocalReads:
 
         self._routing.peers.serve(kind.method, handler)
 
-    async def _refusal(self, shard: int, required: int, deadline_s: float) -> str | None:
-        replica = self._routing.replicas.get(shard)
+    def _staleness_ms(self, asked_ms: int | None) -> int:
+        return self._routing.config.max_staleness_ms if asked_ms is None else asked_ms
+
+    async def _refusal(
+        self, shard: int, read: ShardRead[QueryType], deadline_s: float
+    ) -> str | None:
+        replica, required = self._routing.replicas.get(shard), read.required.get(shard, 0)
         if replica is None:
             return "no replica"
-        if not replica.fresh(self._routing.config.max_staleness_ms):
+        if not replica.fresh(self._staleness_ms(read.max_staleness_ms)):
             return "not in touch with its leader"
         if replica.applied_index < required:
             try:

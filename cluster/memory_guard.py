@@ -10,38 +10,30 @@ are drawn before it, as parts of the ceiling:
 The room between FULL and CRITICAL is for requests under way. Rows that wait for the search graph
 are counted with what they will need in it.
 
-A follower cannot refuse what its leader commits. So a node that is full says so to its peers, and
-whoever takes a request refuses it when any replica of a shard that it writes to is on a full node.
-A notice counts for `NOTICE_S`: a node that vanished holds nobody up.
-
 Without a ceiling nothing is refused. Pure: readings and times are arguments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from cluster.control_group import MemoryReading
-from cluster.errors import Overloaded, PayloadTooLarge, StorageFull
+from cluster.errors import Overloaded, PayloadTooLarge
+from cluster.full_nodes import FullNodes
 
 FULL: Final = 0.85
 EASED: Final = 0.80
 CRITICAL: Final = 0.95
 BODY_MAX: Final = 0.5
 """The part of the ceiling that one request may need."""
-NOTICE_S: Final = 5.0
 
 
-class MemoryGuard:
+class MemoryGuard(FullNodes):
     """Judges by the last reading it was given."""
 
     def __init__(self, me: str) -> None:
-        self._me = me
+        super().__init__(me, "memory")
         self._reading: MemoryReading | None = None
-        self.full = False
-        """Whether this node must not grow."""
-        self._notices: dict[str, float] = {}
 
     def observe(self, reading: MemoryReading | None, pending_bytes: int = 0) -> None:
         """Take a reading; `pending_bytes` will be needed for what is already accepted."""
@@ -49,22 +41,6 @@ class MemoryGuard:
             reading = reading._replace(used_bytes=reading.used_bytes + pending_bytes)
         self._reading = reading
         self.full = self._beyond(EASED if self.full else FULL, 0)
-
-    def hear(self, node: str, now_s: float) -> None:
-        """Take note that a node is full."""
-        self._notices[node] = now_s + NOTICE_S
-
-    def admit_growth(self, nodes: Iterable[str], now_s: float) -> None:
-        """Admit a write to shards that these nodes have replicas of.
-
-        Raises:
-            StorageFull: one of them is full.
-        """
-        if not self.full and not self._notices:
-            return
-        for node in nodes:
-            if (node == self._me and self.full) or self._notices.get(node, now_s) > now_s:
-                raise StorageFull(f"the memory of {node} is full; reads and deletes go on")
 
     def admit_body(self, count: int, beside: int) -> None:
         """Admit `count` bytes for a request, `beside` others that were admitted and may be in use.

@@ -1,8 +1,4 @@
-"""Reads the memory's state all the time, and tells the peers while it is full.
-
-Nothing is sent while there is room. The guard that the readings go to is asked by the write path
-and by the reader of request bodies.
-"""
+"""Reads the memory's state all the time, and tells the peers while it is full."""
 
 from __future__ import annotations
 
@@ -12,23 +8,22 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from cluster.control_group import MemoryReading
-from cluster.fan_out import fan_out
-from cluster.memory_guard import NOTICE_S, MemoryGuard
+from cluster.full_watch import FullWatch
+from cluster.memory_guard import MemoryGuard
 from cluster.peer import Peers
-from cluster.peer_methods import MEMORY_FULL, MemoryFull
+from cluster.peer_methods import MEMORY_FULL
 from storage.index_set import IndexSet
 
 log = logging.getLogger("recollect.memory")
 
 LOOK_S: Final = 0.1
-TELL_S: Final = NOTICE_S / 5
 _LINK_BYTES: Final = 8
 """A row's links in the search graph, for each M."""
 _ROW_BYTES: Final = 120
 """What else hnswlib keeps for a row: its lock, label, level and places in tables."""
 
 
-class MemoryWatch:
+class MemoryWatch(FullWatch):
     """One node's watch. `read` blocks and is called on a thread; `clock` is monotonic."""
 
     def __init__(  # noqa: PLR0913 - each part comes by name
@@ -42,57 +37,30 @@ class MemoryWatch:
         peers: Peers,
         clock: Callable[[], float],
     ) -> None:
-        self._guard, self._read, self._indexes = guard, read, indexes
-        self._me, self._others, self._peers, self._clock = me, others, peers, clock
-
-    def register(self) -> None:
-        """Listen to the peers."""
-        self._peers.serve(MEMORY_FULL, self._hear)
-
-    async def run(self) -> None:
-        """Watch until cancelled. A peer that does not answer keeps no reading waiting."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._look_for_ever())
-            tasks.create_task(self._tell_for_ever())
-
-    async def _look_for_ever(self) -> None:
-        while True:
-            await self.look()
-            await asyncio.sleep(LOOK_S)
-
-    async def _tell_for_ever(self) -> None:
-        while True:
-            if self._guard.full:
-                await self.tell()
-            await asyncio.sleep(TELL_S if self._guard.full else LOOK_S)
+        super().__init__(
+            guard=guard,
+            method=MEMORY_FULL,
+            look=self.look,
+            look_s=LOOK_S,
+            me=me,
+            others=others,
+            peers=peers,
+            clock=clock,
+        )
+        self._memory, self._read, self._indexes = guard, read, indexes
 
     async def look(self) -> None:
         """Take one reading."""
-        was_full = self._guard.full
+        was_full = self._memory.full
         reading, pending = await asyncio.to_thread(self._measure)
-        self._guard.observe(reading, pending)
-        if self._guard.full != was_full:
+        self._memory.observe(reading, pending)
+        if self._memory.full != was_full:
             outcome = "are taken again" if was_full else "are refused"
-            log.warning("writes %s: %s", outcome, self._guard.describe())
+            log.warning("writes %s: %s", outcome, self._memory.describe())
 
     def _measure(self) -> tuple[MemoryReading | None, int]:
         reading = self._read()
         return reading, 0 if reading is None else pending_bytes(self._indexes)
-
-    async def tell(self) -> None:
-        """Tell all peers that this node is full; one that is away takes no writes to pass on."""
-        reached = [node for node in self._others if self._peers.connected(node)]
-        until_s = self._clock() + TELL_S
-        notice = MemoryFull(self._me)
-        if reached:
-            await fan_out(
-                [self._peers.call(node, MEMORY_FULL, notice, until_s) for node in reached]
-            )
-
-    async def _hear(self, notice: MemoryFull) -> bool:
-        if notice.node in self._others:
-            self._guard.hear(notice.node, self._clock())
-        return True
 
 
 def pending_bytes(indexes: IndexSet) -> int:

@@ -20,7 +20,7 @@ from typing import assert_never
 
 import msgspec
 
-from cluster.command import Result, decode_result, encode_result
+from cluster.command import Result, keep_result, kept_result, name_and_digest
 from cluster.metadata_command import (
     CLUSTER_KIND,
     COLLECTION_KIND,
@@ -68,6 +68,8 @@ class _Cluster(msgspec.Struct, frozen=True):
     shard_map: Sequence[Sequence[str]]
     nodes: Sequence[str]
     next_uid: int
+    request_id_ttl_ms: int = 0
+    command_bytes_max: int = 0
 
 
 _cluster_decoder = msgspec.msgpack.Decoder(_Cluster)
@@ -78,7 +80,8 @@ _encoder = msgspec.msgpack.Encoder()
 class MetadataMachine(FileMachine["_MetadataBatch"]):
     """The cluster's metadata, in the state file `path`, or in memory without one.
 
-    Raises CorruptState when the file cannot be used.
+    `request_id_ttl_ms` counts while the cluster has no value of its own. Raises CorruptState when
+    the file cannot be used.
     """
 
     view: ClusterView | None
@@ -122,8 +125,9 @@ class _MetadataBatch:
 
     def __init__(self, connection: sqlite3.Connection, request_id_ttl_ms: int) -> None:
         self._documents = Documents(connection)
-        self._requests = RequestMemory(connection, request_id_ttl_ms)
         self._cluster = self._stored_cluster()
+        agreed_ms = self._cluster.request_id_ttl_ms if self._cluster else 0
+        self._requests = RequestMemory(connection, agreed_ms or request_id_ttl_ms)
 
     def execute(self, entry: Entry) -> Result:
         """Apply one command, whole or not at all."""
@@ -159,20 +163,23 @@ class _MetadataBatch:
             collections=live,
             dropping=[each for each in collections if each.state == "dropping"],
             applied_index=applied_index,
+            request_id_ttl_ms=cluster.request_id_ttl_ms,
+            command_bytes_max=cluster.command_bytes_max,
         )
 
     def _once(self, command: MetadataCommand, index: int) -> Result:
         now_ms = self._requests.now_ms(command.now_ms)
-        kept = self._requests.recall(command.request_id, now_ms)
+        name, digest = name_and_digest(command.request_id)
+        kept = self._requests.recall(name, now_ms)
         if kept is not None:
-            return decode_result(kept)
+            return kept_result(kept, digest, index)
         if self._cluster is None and not isinstance(command.body, Init):
             return Result(version=index, error="not_ready")
         affected = self._change(command.body)
         if affected is None:
             return Result(version=index, error="collection_exists")
         result = Result(version=index, affected=affected)
-        self._requests.remember(command.request_id, encode_result(result), now_ms)
+        self._requests.remember(name, keep_result(result, digest), now_ms)
         return result
 
     def _change(self, body: MetadataBody) -> int | None:
@@ -203,8 +210,11 @@ class _MetadataBatch:
                 shard_map=body.shard_map,
                 nodes=body.nodes,
                 next_uid=1,
+                request_id_ttl_ms=body.request_id_ttl_ms,
+                command_bytes_max=body.command_bytes_max,
             )
         )
+        self._requests.ttl_ms = body.request_id_ttl_ms or self._requests.ttl_ms
         for collection in body.collections:
             created = self._create(collection)
             assert created, "names were checked to differ"

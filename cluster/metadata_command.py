@@ -38,7 +38,9 @@ class CreateCollection(msgspec.Struct, array_like=True, frozen=True, tag="create
 class Init(msgspec.Struct, array_like=True, frozen=True, tag="init"):
     """Form the cluster. The first one wins; later ones change nothing and affect 0.
 
-    `shard_map` lists each shard's nodes by name, its preferred leader first.
+    `shard_map` lists each shard's nodes by name, its preferred leader first. `request_id_ttl_ms`
+    and `command_bytes_max` decide what a repeated request comes to, so all nodes take these values
+    instead of their own settings; 0 leaves it to the settings.
     """
 
     cluster_id: str
@@ -47,6 +49,8 @@ class Init(msgspec.Struct, array_like=True, frozen=True, tag="init"):
     shard_map: Sequence[Sequence[str]]
     nodes: Sequence[str]
     collections: Sequence[CreateCollection] = ()
+    request_id_ttl_ms: int = 0
+    command_bytes_max: int = 0
 
 
 class DropCollection(msgspec.Struct, array_like=True, frozen=True, tag="drop"):
@@ -93,6 +97,9 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """Live collections by name, in the order of their creation."""
     dropping: Sequence[Collection]
     applied_index: int
+    request_id_ttl_ms: int = 0
+    command_bytes_max: int = 0
+    """See `Init`."""
 
 
 _command_decoder = msgspec.msgpack.Decoder(MetadataCommand)
@@ -151,6 +158,8 @@ def _check_init(body: Init) -> None:
     for replicas in body.shard_map:
         _require(0 < len(replicas) == len(set(replicas)), "shard_map")
         _require(set(replicas) <= set(body.nodes), "shard_map")
+    _require(0 <= body.request_id_ttl_ms <= TIME_MS_MAX, "request_id_ttl_ms")
+    _require(body.command_bytes_max >= 0, "command_bytes_max")
     _require(len({each.name for each in body.collections}) == len(body.collections), "collections")
     for collection in body.collections:
         _check_create(collection)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 
 from storage.ids import PointId
+
+SEEN_METADATA: Final = -1
+"""The metadata group's place among the shards of a session."""
 
 Distance = Literal["Cosine", "Euclid", "Dot", "Manhattan"]
 Vector = np.ndarray[tuple[int], np.dtype[np.float32]]
@@ -31,11 +34,16 @@ class Collection(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point to be written: a validated finite float32 vector and a payload object."""
+    """A point to be written: a validated finite float32 vector and a payload object.
+
+    `if_version` is its condition: None, there is none; 0, the point must not exist; N, its version
+    must be N.
+    """
 
     id: PointId
     vector: Vector
     payload: Mapping[str, Any] = field(default_factory=dict)
+    if_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +86,23 @@ class SearchAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a client has seen: shard -> applied index. Written by writes, honoured by reads."""
+    """What a client has seen: shard -> log index; SEEN_METADATA -> that of the metadata group."""
 
     indexes: Mapping[int, int] = field(default_factory=dict)
 
     def encode(self) -> str:
-        """Return the header form `shard:index,shard:index`, in shard order."""
-        return ",".join(f"{shard}:{index}" for shard, index in sorted(self.indexes.items()))
+        """Return the header form `m:index,shard:index`, in shard order."""
+        return ",".join(
+            f"{'m' if shard == SEEN_METADATA else shard}:{index}"
+            for shard, index in sorted(self.indexes.items())
+        )
+
+    def merged(self, indexes: Mapping[int, int]) -> Session:
+        """Return the session that has seen these indexes, too."""
+        if not self.indexes:
+            return Session(indexes)
+        newer = {shard: max(self.indexes.get(shard, 0), seen) for shard, seen in indexes.items()}
+        return Session({**self.indexes, **newer})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +121,15 @@ class Options:
     deadline_s: float
     request_id: str = ""
     """Idempotency key; equal keys are applied once per shard. Empty: the router makes one."""
+    request_digest: str = ""
+    """What the key was given for: a shard that remembers it for something else refuses."""
     strong: bool = False
     session: Session = field(default_factory=Session)
     allow_partial: bool = False
+    max_staleness_ms: int | None = None
+    """How old a replica's knowledge may be for a read; None: what the node is configured to."""
+    reflected: dict[int, int] = field(default_factory=dict, compare=False)
+    """Filled by reads: shard -> log index up to which their answers may reflect it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import signal
 import time
-import uuid
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -28,12 +27,17 @@ from cluster.channel import CallChannel
 from cluster.config import Config
 from cluster.control_group import ControlGroup
 from cluster.data_lock import claim
+from cluster.disk_guard import DiskGuard
+from cluster.disk_reserve import DiskReserve, make_room
+from cluster.disk_watch import DiskWatch
 from cluster.embedding_client import make_embedder
 from cluster.formation import METADATA, Formation
 from cluster.indexing import Indexing
 from cluster.memory_guard import MemoryGuard
 from cluster.memory_watch import MemoryWatch
 from cluster.metadata import ClusterView, MetadataMachine
+from cluster.node_metrics import node_metrics
+from cluster.opening import when_there_is_space
 from cluster.peer import Peers
 from cluster.raft.driver import Driver
 from cluster.raft.pinned import install_clock
@@ -42,8 +46,8 @@ from cluster.readiness import Readiness
 from cluster.replica import Replica
 from cluster.router import Router
 from cluster.shard import ShardMachine
+from cluster.surroundings import REAL, Surroundings
 from storage.embedding import BundledEmbedder
-from storage.index_set import IndexSet
 
 log = logging.getLogger("recollect.node")
 
@@ -65,6 +69,7 @@ async def run_node(config: Config) -> None:
         claim, config.data_dir, config.node_id, config.metadata_members()
     )
     try:
+        await asyncio.to_thread(make_room, config.data_dir)
         node = Node(config)
         await node.run()
     finally:
@@ -74,12 +79,12 @@ async def run_node(config: Config) -> None:
 class Node:
     """The parts of a node, by name."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, surroundings: Surroundings = REAL) -> None:
+        self.config, self.surroundings = config, surroundings
         peers = config.peers()
         self.machines: dict[int, ShardMachine] = {}
         self.shards: dict[int, Replica] = {}
-        self.indexes = IndexSet(config.data_dir / "indexes")
+        self.indexes = surroundings.indexes(config.data_dir / "indexes")
         self.indexing = Indexing(self.indexes, self.machines)
         self.port = PeerPort(
             me=config.node_id,
@@ -87,12 +92,17 @@ class Node:
             listen=(config.peer_host, peers[config.node_id][1]),
             secret=config.peer_secret,
             frame_bytes_max=config.frame_bytes_max,
+            clock=surroundings.clock,
+            random_bytes=surroundings.random_bytes,
         )
-        self.channel = CallChannel(self.port)
-        self.driver = Driver(config, self.port, self.indexing, random.Random(os.urandom(16)))
-        self.readers = ThreadPoolExecutor(READ_THREADS, "read")
+        self.channel = CallChannel(
+            self.port, clock=surroundings.clock, random_bytes=surroundings.random_bytes
+        )
+        self.driver = Driver(config, self.port, self.indexing, surroundings)
+        self.readers = surroundings.threads(READ_THREADS, "read")
         self.embedder = make_embedder(config)
         self.memory = MemoryGuard(config.node_id)
+        self.disk = DiskGuard(config.node_id, config.disk_free_bytes_min)
         self.metadata_members = config.metadata_members()
         self.metadata_machine: MetadataMachine | None = None
         self.metadata: Replica | None = None
@@ -105,10 +115,9 @@ class Node:
     def _learn(self, view: ClusterView) -> None:
         self._told = view
 
-    async def run(self) -> None:
-        """Start, serve, stop."""
+    async def open(self) -> None:
+        """Recover what is on disk, and join the parts; raises CorruptLog or OSError."""
         await asyncio.to_thread(self.driver.open)
-        await asyncio.to_thread(self._load_embedder)
         await self._open_metadata()
         self.router = Router(
             config=self.config,
@@ -119,19 +128,27 @@ class Node:
             channel=self.channel,
             indexes=self.indexes,
             executor=self.readers,
-            clock=time.monotonic,
-            wall_ms=lambda: time.time_ns() // 1_000_000,
-            request_ids=lambda: uuid.uuid4().hex,
+            clock=self.surroundings.clock,
+            wall_ms=self.surroundings.wall_ms,
+            request_ids=self.surroundings.identifier,
             view_learned=self._learn,
             memory=self.memory,
+            disk=self.disk,
         )
         self.router.register_handlers()
         self.memory_watch = self._new_memory_watch()
         self.memory_watch.register()
+        self.disk_watch = self._new_disk_watch()
+        self.disk_watch.register()
         self.formation = Formation(self)
-        self.readiness = Readiness(self)
         self.port.on_connected = self.driver.connected
         self.port.on_disconnected = self._disconnected
+
+    async def run(self) -> None:
+        """Start, serve, stop."""
+        await asyncio.to_thread(self._load_embedder)
+        await self.open()
+        self.readiness = Readiness(self)
         runner = ApiRunner(
             build_app(
                 router=self.router,
@@ -139,6 +156,7 @@ class Node:
                 embedder=self.embedder,
                 readiness=self.readiness.reasons,
                 memory=self.memory,
+                registry=node_metrics(self),
             )
         )
         await runner.setup()
@@ -155,7 +173,21 @@ class Node:
             me=self.config.node_id,
             others=[node for node in self.config.peers() if node != self.config.node_id],
             peers=Peers(self.channel),
-            clock=time.monotonic,
+            clock=self.surroundings.clock,
+        )
+
+    def _new_disk_watch(self) -> DiskWatch:
+        config = self.config
+        return DiskWatch(
+            guard=self.disk,
+            folder=config.data_dir,
+            reserve=DiskReserve(config.data_dir),
+            log_full=lambda: self.driver.log_full,
+            state_full=lambda: self.driver.state_full,
+            me=config.node_id,
+            others=[node for node in config.peers() if node != config.node_id],
+            peers=Peers(self.channel),
+            clock=self.surroundings.clock,
         )
 
     def _load_embedder(self) -> None:
@@ -167,9 +199,10 @@ class Node:
         if self.config.node_id not in self.metadata_members:
             return
         path = self.config.data_dir / "groups" / "metadata"
-        path.parent.mkdir(parents=True, exist_ok=True)
         ttl_ms = self.config.request_id_ttl_ms
-        machine = await asyncio.to_thread(MetadataMachine, path, request_id_ttl_ms=ttl_ms)
+        machine = await when_there_is_space(
+            partial(self.surroundings.metadata, path, ttl_ms), "the metadata group"
+        )
         self.metadata_machine = machine
         self.metadata = self.driver.add(METADATA, self.metadata_members, machine)
 
@@ -180,23 +213,27 @@ class Node:
     async def _serve(self, runner: ApiRunner) -> None:
         started = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(self.port.run(started)),
-                tasks.create_task(self.driver.run()),
-            ]
+            running = [tasks.create_task(each) for each in self.connecting(started)]
             await started.wait()
             await web.TCPSite(runner, self.config.http_host, self.config.http_port).start()
             log.info("%s listens on port %d", self.config.node_id, self.config.http_port)
             self.indexes.start()
-            running.append(tasks.create_task(self.formation.run()))
-            running.append(tasks.create_task(keep_balanced(self)))
-            running.append(tasks.create_task(self._janitor()))
+            running += [tasks.create_task(each) for each in self.serving()]
             running.append(tasks.create_task(self.memory_watch.run()))
+            running.append(tasks.create_task(self.disk_watch.run()))
             await self._until_signalled()
             await hand_over(self)
             await runner.cleanup()
             for task in running:
                 task.cancel()
+
+    def connecting(self, started: asyncio.Event) -> list[Coroutine[Any, Any, None]]:
+        """Return what joins this node to its peers; `started` is set when it listens."""
+        return [self.port.run(started), self.driver.run()]
+
+    def serving(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what makes this node part of the cluster, once it listens."""
+        return [self.formation.run(), keep_balanced(self), self._janitor()]
 
     async def _until_signalled(self) -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()

@@ -24,19 +24,27 @@ FoundType = TypeVar("FoundType")
 
 
 class ShardRead(msgspec.Struct, Generic[QueryType], array_like=True, frozen=True):
-    """A query over some shards, none of which may be read before its index in `required`."""
+    """A query over some shards, none of which may be read before its index in `required`.
+
+    `max_staleness_ms` None: what the answering node is configured to.
+    """
 
     shards: list[int]
     required: dict[int, int]
     timeout_ms: int
     query: QueryType
+    max_staleness_ms: int | None = None
 
 
 class ShardAnswer(msgspec.Struct, Generic[FoundType], array_like=True, frozen=True):
-    """What was found in the shards not refused; None when all were. `refused`: shard -> why."""
+    """What was found in the shards not refused; None when all were. `refused`: shard -> why.
+
+    `reflected`: shard -> the log index up to which the answer may reflect it.
+    """
 
     refused: dict[int, str]
     found: FoundType | None = None
+    reflected: dict[int, int] = {}
 
 
 class Nearest(msgspec.Struct, array_like=True, frozen=True):
@@ -119,6 +127,16 @@ class Propose(msgspec.Struct, array_like=True, frozen=True):
     timeout_ms: int
 
 
+class Proposed(msgspec.Struct, array_like=True, frozen=True):
+    """What a command gave, and the term of the entry at the result's version (0: not known).
+
+    Who has that entry in its log knows by this that it is committed.
+    """
+
+    result: Result
+    term: int
+
+
 class ReadIndex(msgspec.Struct, array_like=True, frozen=True):
     """The commit index of a group, confirmed by a majority after the question was asked."""
 
@@ -165,7 +183,7 @@ class DescribeNode(msgspec.Struct, array_like=True, frozen=True):
     """The state of every replica on a node."""
 
 
-class MemoryFull(msgspec.Struct, array_like=True, frozen=True):
+class NodeFull(msgspec.Struct, array_like=True, frozen=True):
     """Told, not asked: this node must not grow. Counts for some seconds."""
 
     node: str
@@ -181,9 +199,10 @@ SEARCH: Final = Method("router/search", ShardRead[Nearest], ShardAnswer[list[Fou
 PAGE: Final = Method("router/page", ShardRead[Page], ShardAnswer[list[FoundId]])
 COUNT: Final = Method("router/count", ShardRead[Count], ShardAnswer[int])
 FETCH: Final = Method("router/fetch", ShardRead[Fetch], ShardAnswer[Fetched])
-PROPOSE: Final = Method("router/propose", Propose, Result)
+PROPOSE: Final = Method("router/propose", Propose, Proposed)
 READ_INDEX: Final = Method("router/read_index", ReadIndex, int)
 FETCH_VIEW: Final = Method("router/view", FetchView, ClusterView)
 DESCRIBE_INDEX: Final = Method("router/index_state", DescribeIndex, IndexState)
 DESCRIBE_NODE: Final = Method("router/node_state", DescribeNode, NodeState)
-MEMORY_FULL: Final = Method("memory/full", MemoryFull, bool)
+MEMORY_FULL: Final = Method("memory/full", NodeFull, bool)
+DISK_FULL: Final = Method("disk/full", NodeFull, bool)

@@ -59,7 +59,12 @@ class ReadPath:
         if options.strong:
             for shard, index in (await self._barrier(list(shards), options.deadline_s)).items():
                 required[shard] = max(index, required.get(shard, 0))
-        return ReadTerms(options.deadline_s, required)
+        return ReadTerms(
+            options.deadline_s,
+            required,
+            max_staleness_ms=options.max_staleness_ms,
+            reflected=options.reflected,
+        )
 
     async def retrieve(
         self,

@@ -29,6 +29,8 @@ class Readiness:
         ]
         if node.metadata is not None and (problem := self._problem(node.metadata)):
             reasons.append(f"metadata: {problem}")
+        if node.disk.full:
+            reasons.append("the disk is full: writes are refused")
         if node.driver.loop_lag_s > LOOP_LAG_MAX_S:
             reasons.append("the event loop is overloaded")
         return reasons

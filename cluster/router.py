@@ -19,13 +19,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from cluster.batch import Share, Splitting
 from cluster.catalog import Catalog
 from cluster.cluster_status import ClusterStatus
 from cluster.collection_status import CollectionInfo, CollectionStatus
 from cluster.config import Config
+from cluster.disk_guard import DiskGuard
 from cluster.leaders import Leaders
 from cluster.local_reads import LocalReads
 from cluster.memory_guard import MemoryGuard
@@ -38,6 +39,7 @@ from cluster.model import (
     Record,
     SearchAnswer,
     SearchRequest,
+    Session,
     WriteAck,
 )
 from cluster.peer import PeerChannel, Peers
@@ -61,6 +63,9 @@ from storage.index_set import IndexSet
 
 Selector = Sequence[PointId] | Filter
 
+LIGHT_POINTS: Final = 8
+"""So many points are prepared on the event loop: it takes less than handing them to a thread."""
+
 
 @dataclass(kw_only=True)
 class Router:
@@ -70,7 +75,7 @@ class Router:
     group, if it has one; `view` what that replica has applied. `metadata_members` are the nodes
     of that group; by default the first of `cluster_nodes`. `view_learned` is told of views that
     a node outside the group fetched. `search_lanes`: index searches under way at a time.
-    `memory` refuses writes that would not fit; by default all do.
+    `memory` and `disk` refuse writes that would not fit; by default all do.
     """
 
     config: Config
@@ -89,13 +94,14 @@ class Router:
     view_learned: Callable[[ClusterView], None] | None = None
     search_lanes: int = 2
     memory: MemoryGuard | None = None
+    disk: DiskGuard | None = None
 
     def __post_init__(self) -> None:
         self._routing = self._new_routing()
         lanes = SearchLanes(self.executor, self.search_lanes)
         self._leaders = Leaders(self._routing)
-        memory = self.memory or MemoryGuard(self.node)
-        self._writes = WritePath(self._routing, self._leaders, self.request_ids, memory)
+        guards = [guard for guard in (self.memory, self.disk) if guard is not None]
+        self._writes = WritePath(self._routing, self._leaders, self.request_ids, guards)
         self._local = LocalReads(self._routing, self.indexes, lanes)
         scatter = Scatter(self._routing, self._local)
         self._reads = ReadPath(self._routing, self._leaders, self._local, scatter)
@@ -149,12 +155,16 @@ class Router:
         hnsw_ef_construct: int,
         embedding_space: str | None,
         options: Options,
+        must_be_new: bool = False,
     ) -> Collection:
-        """Create a collection, or find the equal one. Raises CollectionExists for a different."""
+        """Create a collection, or find the equal one unless it `must_be_new`.
+
+        Raises CollectionExists.
+        """
         wanted = CreateCollection(
             name, dimension, distance, hnsw_m, hnsw_ef_construct, embedding_space
         )
-        return await self._catalog.create(wanted, options)
+        return await self._catalog.create(wanted, options, must_be_new=must_be_new)
 
     async def drop_collection(self, name: str, options: Options) -> bool:
         """Drop a collection; False when there was none. See `catalog` for when its rows go."""
@@ -169,6 +179,14 @@ class Router:
         """Make this node's view as new as the metadata group's; nodes outside it poll this."""
         await self._catalog.catch_up(deadline_s)
 
+    async def catch_up(self, options: Options) -> None:
+        """Make this node's view as new as a strong read, or the session, demands."""
+        await self._catalog.catch_up_for(options)
+
+    def session(self, seen: Session) -> Session:
+        """Return `seen` with the place of this node's view in the metadata group's log."""
+        return self._routing.session(seen)
+
     async def purge_dropped(self) -> int:
         """Do the janitor's round; return how many collections are gone. Cheap when idle."""
         return await self._catalog.purge_dropped()
@@ -179,16 +197,25 @@ class Router:
         """Write points, all or nothing per shard.
 
         Raises BadRequest or PayloadTooLarge naming the point, with nothing written;
-        ShardsUnavailable or StorageFull, listing what became of each shard.
+        VersionConflict, ShardsUnavailable or StorageFull, listing what became of each shard.
         """
         prepare = partial(upsert_shares, collection, points)
-        return await self._writes.commit(collection, prepare, options, grows=True)
+        light = len(points) <= LIGHT_POINTS
+        return await self._writes.commit(collection, prepare, options, grows=True, light=light)
 
     async def delete(
-        self, collection: Collection, selector: Selector, options: Options
+        self,
+        collection: Collection,
+        selector: Selector,
+        options: Options,
+        *,
+        if_version: int | None = None,
     ) -> WriteAck:
-        """Delete points by id, or those that pass a filter as of a strong read."""
-        prepare = partial(delete_shares, collection.uid)
+        """Delete points by id, or those that pass a filter as of a strong read.
+
+        `if_version`: the version that the only point must have. Raises VersionConflict when not.
+        """
+        prepare = partial(delete_shares, collection.uid, if_version=if_version)
         return await self._write_selected(collection, selector, prepare, options, grows=False)
 
     async def set_payload(

@@ -16,10 +16,11 @@ from cluster.command import Result
 from cluster.config import Config
 from cluster.errors import NotReady
 from cluster.metadata import ClusterView
+from cluster.model import SEEN_METADATA, Session
 from cluster.peer import Peers
 from cluster.shard import ShardMachine
 
-METADATA_GROUP: Final = -1
+METADATA_GROUP: Final = SEEN_METADATA
 
 Arguments = ParamSpec("Arguments")
 ValueType = TypeVar("ValueType")
@@ -44,12 +45,25 @@ class GroupReplica(Protocol):
         ...
 
     @property
+    def shown_index(self) -> int:
+        """The highest log index that a read which ends now may have seen."""
+        ...
+
+    @property
     def term(self) -> int:
         """The current term."""
         ...
 
     def fresh(self, max_staleness_ms: int) -> bool:
         """Return whether the leader was heard of within that time and all it told is applied."""
+        ...
+
+    def term_at(self, index: int) -> int:
+        """Return the term of the log's entry at `index`; 0 when it is not in the log."""
+        ...
+
+    def learn_commit(self, index: int, term: int) -> None:
+        """Take another member's word that it has applied the entry (index, term); 0: unknown."""
         ...
 
     async def propose(self, command: bytes, deadline_s: float) -> Result:
@@ -113,6 +127,12 @@ class Routing:
             self._fetched_view = view
             if self.view_learned is not None:
                 self.view_learned(view)
+
+    def session(self, seen: Session) -> Session:
+        """Return `seen` with what this node's view, which names collections, reflects."""
+        view = self.view().applied_index
+        known = seen.indexes.get(SEEN_METADATA, 0)
+        return seen if view <= known else Session({**seen.indexes, SEEN_METADATA: view})
 
     def members(self, group: int) -> Sequence[str]:
         """Return the nodes that hold a replica of a group, the preferred leader first."""

@@ -33,11 +33,14 @@ FoundType = TypeVar("FoundType")
 @dataclass(frozen=True, slots=True)
 class ReadTerms:
     """What a read is held to: when it must be answered, from which index on each shard is to be
-    read, and whether missing shards are an error."""
+    read, how stale a replica may be, and whether missing shards are an error. `reflected` takes
+    up to which index each shard was seen."""
 
     deadline_s: float
     required: Mapping[int, int] = field(default_factory=dict)
     allow_partial: bool = False
+    max_staleness_ms: int | None = None
+    reflected: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -139,7 +142,7 @@ class _Read(Generic[QueryType, FoundType]):
 
     def _may_answer(self, node: str, shard: int) -> bool:
         if node == self.routing.me:
-            return self.local.has_fresh(shard)
+            return self.local.has_fresh(shard, self.terms.max_staleness_ms)
         return self.routing.peers.connected(node)
 
     async def _round(
@@ -166,13 +169,14 @@ class _Read(Generic[QueryType, FoundType]):
         required = {
             shard: self.terms.required[shard] for shard in shards if shard in self.terms.required
         }
-        read = ShardRead(shards, required, self.routing.left_ms(until_s), self.query_of(shards))
+        left_ms, query = self.routing.left_ms(until_s), self.query_of(shards)
+        read = ShardRead(shards, required, left_ms, query, self.terms.max_staleness_ms)
         if node == self.routing.me:
             return await self.local.answer(self.kind, read, until_s)
         return await self.routing.peers.call(node, self.kind.method, read, until_s)
 
-    @staticmethod
     def _note(
+        self,
         node: str,
         shards: Sequence[int],
         answer: ShardAnswer[FoundType] | RecollectError,
@@ -182,6 +186,9 @@ class _Read(Generic[QueryType, FoundType]):
             if not isinstance(answer, Unavailable) and answer.code != RecollectError.code:
                 raise answer
             answer = ShardAnswer(dict.fromkeys(shards, answer.message))
+        seen = self.terms.reflected
+        for shard, index in answer.reflected.items():
+            seen[shard] = max(index, seen.get(shard, 0))
         for shard in shards:
             if shard in answer.refused:
                 gathered.missing[shard] = f"{node}: {answer.refused[shard]}"

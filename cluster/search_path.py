@@ -22,7 +22,16 @@ from cluster.errors import BadRequest
 from cluster.local_queries import fetch_rows
 from cluster.local_reads import LocalReads
 from cluster.merge import best_of, more_is_better, passes
-from cluster.model import Collection, Hit, Options, SearchAnswer, SearchRequest, Session, Vector
+from cluster.model import (
+    SEEN_METADATA,
+    Collection,
+    Hit,
+    Options,
+    SearchAnswer,
+    SearchRequest,
+    Session,
+    Vector,
+)
 from cluster.peer_methods import Fetch, FoundId, Nearest
 from cluster.read_path import ReadPath, Rows, ids_by_shard
 from cluster.routing import Routing
@@ -86,6 +95,7 @@ class SearchPath:
         finish = partial(self._finish, collection, request)
         limit = request.limit + request.offset
         hits = await self.lanes.nearest(index, vector, limit, request.ef, finish)
+        self.local.note(options.reflected, range(shards))
         return SearchAnswer(hits, tuple(range(shards)))
 
     def _index_for_all(
@@ -94,7 +104,8 @@ class SearchPath:
         """Return this node's index if it alone can answer at once; this is the hot path."""
         if request.filter is not None or request.exact or options.strong:
             return None
-        if not (self._has_seen(options.session) and self.local.serves_all(shards)):
+        fresh = self.local.serves_all(shards, options.max_staleness_ms)
+        if not (fresh and self._has_seen(options.session)):
             return None
         return self.indexes.get(collection.uid)
 
@@ -103,6 +114,7 @@ class SearchPath:
         return not session.indexes or all(
             shard in replicas and replicas[shard].applied_index >= index
             for shard, index in session.indexes.items()
+            if shard != SEEN_METADATA
         )
 
     def _finish(

@@ -3,11 +3,13 @@
 Pure but for its file: time and ids come with the command, and nothing but the shard itself is
 read. A command is validated before anything is touched, so it is applied whole or answered with
 a typed error: `bad_command` for what no correct leader proposes, `collection_dropped` for
-writes that were on their way when their collection went.
+writes that were on their way when their collection went, `version_conflict` when a condition does
+not hold.
 
 A command whose request id was applied before, and has not expired, gets its first result and
-changes nothing. Errors are not remembered. Replicas must be given the same `request_id_ttl_ms`:
-it decides what is applied.
+changes nothing. A `version_conflict` is such a result: a repeated request must not find its
+condition true later. Other errors are not remembered. Replicas must be given the same
+`request_id_ttl_ms`: it decides what is applied.
 
 After `apply`, `take_changes` is what the vector index has to learn, last state per row. It says
 nothing of dropped collections (their index goes as a whole), and is empty after `install` and
@@ -32,9 +34,11 @@ from cluster.command import (
     Result,
     SetPayload,
     Upsert,
+    VersionFound,
     decode_command,
-    decode_result,
-    encode_result,
+    keep_result,
+    kept_result,
+    name_and_digest,
 )
 from cluster.state_machine import Change, Entry, FileMachine
 from storage.ids import is_canonical
@@ -52,7 +56,7 @@ from storage.records import RECORDS_SCHEMA, RecordWriter, Stamp, Written, recomp
 from storage.requests import REQUESTS_SCHEMA, TIME_MS_MAX, RequestMemory, recompute_request_hash
 from storage.state_file import StateFile
 
-_UID_MAX = 2**63 - 1
+_UID_MAX = _INDEX_MAX = 2**63 - 1
 _Points = dict[bytes, tuple[bytes, bytes]]
 
 
@@ -125,15 +129,32 @@ class _ShardBatch:
 
     def _once(self, command: Command, index: int) -> Result:
         now_ms = self._requests.now_ms(command.now_ms)
-        kept = self._requests.recall(command.request_id, now_ms)
+        name, digest = name_and_digest(command.request_id)
+        kept = self._requests.recall(name, now_ms)
         if kept is not None:
-            return decode_result(kept)
+            return kept_result(kept, digest, index)
         body = command.body
         if not isinstance(body, DropCollection) and self._records.is_dropped(body.collection):
             return Result(version=index, error="collection_dropped")
-        result = Result(version=index, affected=self._change(body, Stamp(index, now_ms)))
-        self._requests.remember(command.request_id, encode_result(result), now_ms)
+        found = self._conflict(body)
+        if found is None:
+            result = Result(version=index, affected=self._change(body, Stamp(index, now_ms)))
+        else:
+            result = Result(version=index, error="version_conflict", found=found)
+        self._requests.remember(name, keep_result(result, digest), now_ms)
         return result
+
+    def _conflict(self, body: Upsert | Delete | SetPayload | DropCollection) -> VersionFound | None:
+        """Return the first record that does not fit its condition."""
+        conditions = _conditions(body)
+        if not conditions:
+            return None
+        versions = self._records.versions(body.collection, list(conditions))
+        for record_id, wanted in conditions.items():
+            version = versions.get(record_id, 0)
+            if version != wanted:
+                return VersionFound(record_id, version)
+        return None
 
     def _change(self, body: Upsert | Delete | SetPayload | DropCollection, stamp: Stamp) -> int:
         """Change the rows; return how many points that was."""
@@ -174,6 +195,23 @@ def _decoded(raw: bytes) -> Command:
     _require("\0" not in command.request_id)
     _require(0 <= command.body.collection <= _UID_MAX)
     return command
+
+
+def _conditions(body: Upsert | Delete | SetPayload | DropCollection) -> dict[bytes, int]:
+    """Return id -> required version, 0 for absent; an id with a condition comes once."""
+    conditions: dict[bytes, int] = {}
+    if isinstance(body, Upsert):
+        conditions = {
+            point.id: point.if_version for point in body.points if point.if_version is not None
+        }
+        ids = [point.id for point in body.points] if conditions else []
+        _require(len(ids) == len(set(ids)))
+    elif isinstance(body, Delete) and body.if_version is not None:
+        _require(len(body.ids) == 1)
+        conditions = {body.ids[0]: body.if_version}
+    _require(all(0 <= version <= _INDEX_MAX for version in conditions.values()))
+    _require(all(map(is_canonical, conditions)))
+    return conditions
 
 
 def _points(body: Upsert) -> _Points:

@@ -43,6 +43,11 @@ class StateMachine(Protocol):
         """Return (index, term) of the last applied entry."""
         ...
 
+    @property
+    def busy(self) -> bool:
+        """Whether `apply` would wait for the end of a checkpoint."""
+        ...
+
     def apply(self, entries: Sequence[Entry]) -> list[Result]:
         """Apply entries that follow the position; return their results in order."""
         ...
@@ -63,7 +68,11 @@ class StateMachine(Protocol):
         """Write the state to one file, for a replica that lags behind the log."""
         ...
 
-    def install(self, source: Path) -> None:
+    def verify(self, source: Path) -> None:
+        """Read all of an exported state; raises CorruptState when it is not whole."""
+        ...
+
+    def install(self, source: Path, *, verified: bool = False) -> None:
         """Become an exported state; `source` is consumed."""
         ...
 
@@ -123,6 +132,11 @@ class FileMachine(Generic[BatchType]):
         """Return (index, term) of the last applied entry."""
         return self._state.position()
 
+    @property
+    def busy(self) -> bool:
+        """Whether `apply` would wait for the end of a checkpoint."""
+        return self._state.busy
+
     def state_hash(self) -> bytes:
         """Return the 16-byte hash of the state, as of the last apply."""
         return self._hashed[1]
@@ -156,9 +170,16 @@ class FileMachine(Generic[BatchType]):
         """Write the state to one closed, fsynced file, while applying goes on."""
         self._state.export(target)
 
-    def install(self, source: Path) -> None:
-        """Become an exported state, which is consumed. Raises CorruptState, changing nothing."""
-        self._state.install(source)
+    def verify(self, source: Path) -> None:
+        """Read all of an exported state; raises CorruptState when it is not whole. Any thread."""
+        self._state.verify(source)
+
+    def install(self, source: Path, *, verified: bool = False) -> None:
+        """Become an exported state, which is consumed. Raises CorruptState, changing nothing.
+
+        `verified`: `verify` accepted this very file.
+        """
+        self._state.install(source, verified=verified)
         self._refresh()
 
     def dump(self) -> bytes:

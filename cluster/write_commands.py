@@ -46,9 +46,11 @@ def upsert_shares(
     writes: dict[bytes, PointWrite] = {}
     for at, (point, vector) in enumerate(zip(points, vectors, strict=True)):
         canonical = _canonical(point.id, f"points[{at}].id")
-        write = PointWrite(canonical, vector, _dumped(point.payload, f"points[{at}].payload"))
+        payload = _dumped(point.payload, f"points[{at}].payload")
+        write = PointWrite(canonical, vector, payload, point.if_version)
         if _point_bytes(write) > budget:
             raise PayloadTooLarge("the point exceeds a log command", field=f"points[{at}]")
+        _refuse_unclear(writes.get(canonical), write, f"points[{at}].id")
         writes[canonical] = write
     items = list(writes.values())
 
@@ -58,11 +60,17 @@ def upsert_shares(
     return split(items, list(writes), [_point_bytes(each) for each in items], body, splitting)
 
 
-def delete_shares(uid: int, ids: Sequence[bytes], splitting: Splitting) -> list[Share]:
-    """Return the commands that delete the points of canonical `ids`."""
+def delete_shares(
+    uid: int, ids: Sequence[bytes], splitting: Splitting, if_version: int | None = None
+) -> list[Share]:
+    """Return the commands that delete the points of canonical `ids`.
+
+    `if_version` is the condition of a single id; see `cluster.command`.
+    """
     distinct = list(dict.fromkeys(ids))
     sizes = [_ID_BYTES] * len(distinct)
-    return split(distinct, distinct, sizes, lambda chunk: Delete(uid, chunk), splitting)
+    assert if_version is None or len(distinct) == 1, "a condition is about one point"
+    return split(distinct, distinct, sizes, lambda chunk: Delete(uid, chunk, if_version), splitting)
 
 
 def payload_shares(
@@ -134,6 +142,12 @@ def _canonical(point_id: PointId, field: str) -> bytes:
         return encode_id(point_id)
     except ValueError as error:
         raise BadRequest(str(error), field=field) from None
+
+
+def _refuse_unclear(earlier: PointWrite | None, write: PointWrite, field: str) -> None:
+    """Refuse an id that comes twice in a batch, once with a condition: on which of the two?"""
+    if earlier is not None and (earlier.if_version, write.if_version) != (None, None):
+        raise BadRequest("the id of a point with a condition comes twice", field=field)
 
 
 def _point_bytes(write: PointWrite) -> int:

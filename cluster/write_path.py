@@ -21,20 +21,23 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cluster.batch import Share, Splitting
-from cluster.command import Result
+from cluster.command import DIGEST_MARK, Result
 from cluster.errors import (
     BadRequest,
     CollectionNotFound,
     DeadlineExceeded,
+    IdempotencyKeyReused,
     Overloaded,
     RecollectError,
     ShardsUnavailable,
     Unavailable,
+    VersionConflict,
 )
+from cluster.full_nodes import FullNodes
 from cluster.leaders import Leaders
-from cluster.memory_guard import MemoryGuard
 from cluster.model import Collection, Options, Session, WriteAck
 from cluster.routing import Routing
+from storage.ids import decode_id
 
 OWN_REPLICA_WAIT_S: Final = 1.0
 REQUEST_ID_BYTES_MAX: Final = 256
@@ -70,23 +73,29 @@ class WritePath:
         routing: Routing,
         leaders: Leaders,
         request_ids: Callable[[], str],
-        memory: MemoryGuard,
+        guards: Sequence[FullNodes],
     ) -> None:
         self._routing = routing
         self._leaders = leaders
         self._request_ids = request_ids
-        self._memory = memory
+        self._guards = guards
 
     async def commit(
-        self, collection: Collection, prepare: Prepare, options: Options, *, grows: bool
+        self,
+        collection: Collection,
+        prepare: Prepare,
+        options: Options,
+        *,
+        grows: bool,
+        light: bool = False,
     ) -> WriteAck:
-        """Write what `prepare` makes of a request.
+        """Write what `prepare` makes of a request; a `light` one is not worth a thread.
 
         Raises what `prepare` raises, with nothing proposed; ShardsUnavailable, StorageFull or
         CollectionNotFound otherwise.
         """
         splitting = self._splitting(options)
-        shares = await self._routing.run(prepare, splitting)
+        shares = prepare(splitting) if light else await self._routing.run(prepare, splitting)
         outcomes = await self._commit(collection, shares, options.deadline_s, grows=grows)
         return _ack(outcomes, options.session)
 
@@ -115,7 +124,8 @@ class WritePath:
     ) -> list[Outcome]:
         if grows:
             holders = {node for each in shares for node in self._routing.members(each.shard)}
-            self._memory.admit_growth(sorted(holders), self._routing.clock())
+            for guard in self._guards:
+                guard.admit_growth(sorted(holders), self._routing.clock())
         outcomes = await self._propose_all(shares, deadline_s)
         _raise_failures(collection, outcomes)
         await self._wait_for_own(outcomes, deadline_s)
@@ -123,12 +133,19 @@ class WritePath:
 
     def _splitting(self, options: Options) -> Splitting:
         given = options.request_id
-        if "\0" in given or len(given.encode()) > REQUEST_ID_BYTES_MAX:
-            text = f"a request id has at most {REQUEST_ID_BYTES_MAX} bytes, none of them NUL"
+        marked = "\0" in given or DIGEST_MARK in given
+        if marked or len(given.encode()) > REQUEST_ID_BYTES_MAX:
+            text = f"a request id has at most {REQUEST_ID_BYTES_MAX} bytes, no NUL and no U+001F"
             raise BadRequest(text, field="request_id")
         config = self._routing.config
         request_id = f"r/{given or self._request_ids()}"
-        return Splitting(self._routing.view().shards, config.command_bytes_max, request_id)
+        view = self._routing.view()
+        return Splitting(
+            view.shards,
+            view.command_bytes_max or config.command_bytes_max,
+            request_id,
+            request_digest=options.request_digest,
+        )
 
     async def _propose_all(self, shares: Sequence[Share], deadline_s: float) -> list[Outcome]:
         if len(shares) == 1:
@@ -163,6 +180,10 @@ class WritePath:
 def _raise_refusal(result: Result) -> None:
     if result.error == "collection_dropped":
         raise CollectionNotFound("the collection was dropped")
+    if result.error == "version_conflict":
+        raise _version_conflict(result)
+    if result.error == "request_id_reused":
+        raise IdempotencyKeyReused
     if result.error == "payload_too_large":
         raise BadRequest("the payload of a point would grow beyond the limit", field="payload")
     if result.error is not None:
@@ -180,11 +201,27 @@ def _raise_failures(collection: Collection, outcomes: Sequence[Outcome]) -> None
             raise CollectionNotFound(f"collection '{collection.name}' was dropped")
         if not isinstance(outcome.error, Unavailable):
             assert outcome.error is not None, "failed outcomes have an error"
-            raise type(outcome.error)(listing, field=outcome.error.field)
+            raise _retold(outcome.error, listing)
     if all(isinstance(outcome.error, Overloaded) for outcome in failed):
         raise Overloaded(listing)
     shards = tuple(outcome.shard for outcome in failed)
     raise ShardsUnavailable(f"the write is not known to be whole: {listing}", shards=shards)
+
+
+def _version_conflict(result: Result) -> VersionConflict:
+    assert result.found is not None, "a conflict names what was found"
+    point, version = decode_id(result.found.id), result.found.version
+    state = f"has version {version}" if version else "does not exist (version 0)"
+    text = f"point {point} {state}, so its condition does not hold"
+    return VersionConflict(text, point=point, current_version=version)
+
+
+def _retold(error: RecollectError, listing: str) -> RecollectError:
+    """Return the error with every shard's outcome as its sentence."""
+    if isinstance(error, VersionConflict):
+        point, version = error.point, error.current_version
+        return VersionConflict(listing, point=point, current_version=version)
+    return type(error)(listing, field=error.field)
 
 
 def _ack(outcomes: Sequence[Outcome], seen: Session) -> WriteAck:

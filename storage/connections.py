@@ -7,6 +7,7 @@ out close as they come back, so no thread keeps a deleted file alive.
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,14 @@ def connect(path: Path | str, *, wait_s: float = 5.0) -> sqlite3.Connection:
         check_same_thread=False,
         uri=isinstance(path, str),
     )
+
+
+def out_of_space(error: BaseException) -> bool:
+    """Return whether a file or a database failed for want of space, and for nothing else."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0)
+        return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class ReaderPool:

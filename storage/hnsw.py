@@ -15,6 +15,7 @@ Adding must exclude everything else; queries may run together. Labels are the ca
 
 from __future__ import annotations
 
+import errno
 import struct
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -117,8 +118,14 @@ class Hnsw:
         return np.array(self._index.get_ids_list(), dtype=np.int64)
 
     def save(self, path: Path) -> None:
-        """Write the graph. Holds the interpreter lock for as long as it takes."""
+        """Write the graph. Holds the interpreter lock for as long as it takes.
+
+        Raises:
+            OSError: not all of it was written; hnswlib itself does not look.
+        """
         self._index.save_index(str(path))
+        if path.stat().st_size != self._index.index_file_size():
+            raise OSError(errno.ENOSPC, "the graph was not written whole", str(path))
 
     def load(self, path: Path, count: int) -> None:
         """Replace this empty graph by a file that `save` wrote and whose checksum was verified.

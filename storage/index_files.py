@@ -75,7 +75,8 @@ def save(index: VectorIndex, directory: Path) -> bool:
     """Write the index as the newest save of a directory; False if there is nothing worth saving.
 
     Raises:
-        IndexFileError: a file could not be written; older saves are as they were.
+        IndexFileError: a file could not be written; older saves are as they were, and what was
+            begun is gone: on a full disk it would keep the space from others.
     """
     try:
         with index.frozen() as image:
@@ -83,7 +84,8 @@ def save(index: VectorIndex, directory: Path) -> bool:
                 return False
             _write(index, image, directory)
             return True
-    except OSError as error:
+    except (OSError, IndexFileError) as error:
+        shutil.rmtree(directory / _UNFINISHED, ignore_errors=True)
         raise IndexFileError(f"{directory}: {error}") from error
 
 

@@ -48,6 +48,9 @@ ON CONFLICT (seq) DO UPDATE SET version = excluded.version, payload = excluded.p
 _FIND: Final = """
 SELECT id, seq, created_ms, digest FROM records WHERE collection = ? AND id IN ({places})
 """
+_FIND_VERSION: Final = """
+SELECT id, version FROM records WHERE collection = ? AND id IN ({places})
+"""
 _FIND_WHOLE: Final = """
 SELECT records.seq, id, created_ms, digest, CAST(payload AS BLOB), vector
 FROM records CROSS JOIN vectors ON vectors.seq = records.seq
@@ -99,6 +102,10 @@ class RecordWriter:
     def is_dropped(self, collection: int) -> bool:
         """Return whether the collection was dropped; its uid is never used again."""
         return is_dropped(self._connection, collection)
+
+    def versions(self, collection: int, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Return the versions of those ids that exist."""
+        return dict(select_in(self._connection, _FIND_VERSION, collection, ids))
 
     def upsert(
         self, collection: int, stamp: Stamp, points: Mapping[bytes, tuple[bytes, bytes]]

@@ -25,13 +25,16 @@ TIME_MS_MAX: Final = 2**53
 
 
 class RequestMemory:
-    """The table of requests within one open transaction; `finish` before it commits."""
+    """The table of requests within one open transaction; `finish` before it commits.
+
+    `ttl_ms` is how long a request is remembered from now on.
+    """
 
     def __init__(self, connection: sqlite3.Connection, ttl_ms: int) -> None:
         assert 0 < ttl_ms <= TIME_MS_MAX, "a time to live is positive"
         meta = read_meta(connection)
         self._connection = connection
-        self._ttl_ms = ttl_ms
+        self.ttl_ms = ttl_ms
         self._hash = SetHash(meta.get("requests_hash", bytes(DIGEST_BYTES)))
         self._clock_ms: int = meta.get("clock_ms", 0)
 
@@ -57,7 +60,7 @@ class RequestMemory:
         if not request_id:
             return
         self._forget("request_id = ?", request_id)
-        expires_ms = now_ms + self._ttl_ms
+        expires_ms = now_ms + self.ttl_ms
         self._connection.execute(
             "INSERT INTO requests VALUES (?, ?, ?)", (request_id, result, expires_ms)
         )

@@ -12,6 +12,8 @@
 * `install` swaps the file for another replica's export: see `storage.state_layout` for why a
   crash between any two steps leaves either state, whole. Once the new name exists, a failure
   closes this object: the old file must not be written any more.
+* A full disk costs no state: a commit that finds no space is rolled back, a checkpoint can be
+  tried again, and a file whose log cannot be copied for want of space opens all the same.
 * Without a path everything is in memory, for simulation: images by `dump` and `load`.
 """
 
@@ -25,7 +27,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from storage.connections import ReaderPool, connect
+from storage.connections import ReaderPool, connect, out_of_space
 from storage.state_layout import StateLayout, make_directory, publish, remove_database
 
 ROOT_POSITION: Final = (1, 0)
@@ -45,8 +47,11 @@ _WRITER_PRAGMAS: Final = (
 _READERS_WAIT_S: Final = 0.05
 """How long the end of a checkpoint, which keeps the writer waiting, waits for old readers."""
 _TRUNCATE: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
+_SPACE_TO_OPEN: Final = 1 << 20
+"""What SQLite's files beside a database may need before anything is written."""
 _NO_LOG: Final = b"\x01\x01"
 """Write and read version in a database's header when it keeps no write-ahead log."""
+_UNKNOWN: Final = -1
 _CORRUPT_CODES: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -93,6 +98,11 @@ class StateFile:
     def position(self) -> tuple[int, int]:
         """Return (index, term) of the last applied entry; (1, 0) for a new state."""
         return self._position
+
+    @property
+    def busy(self) -> bool:
+        """Whether a transaction begun now would wait for another one, or a checkpoint's end."""
+        return self._writing.locked()
 
     def set_position(self, index: int, term: int) -> None:
         """Record, inside a transaction, which entry the state will reflect."""
@@ -157,30 +167,41 @@ class StateFile:
 
         The copy is taken from a reader's snapshot, in one step: applying goes on meanwhile, only
         checkpoints cannot pass that snapshot. `target` appears when it is complete.
+        A copy that there is no space for leaves nothing behind.
         """
         partial = target.with_name(f"{target.name}.partial")
         make_directory(target.parent)
         remove_database(partial)
-        with self.reader() as source, closing(connect(partial)) as copy:
-            copy.execute("PRAGMA synchronous=OFF")
-            source.backup(copy)
-        with closing(connect(partial)) as copy:
-            copy.execute("PRAGMA journal_mode=DELETE")
-        publish(partial, target)
+        try:
+            with self.reader() as source, closing(connect(partial)) as copy:
+                copy.execute("PRAGMA synchronous=OFF")
+                source.backup(copy)
+            with closing(connect(partial)) as copy:
+                copy.execute("PRAGMA journal_mode=DELETE")
+            publish(partial, target)
+        except BaseException:
+            remove_database(partial)
+            raise
 
-    def install(self, source: Path) -> None:
+    def install(self, source: Path, *, verified: bool = False) -> None:
         """Become the exported state in `source`, which is moved here and so consumed.
 
-        Raises CorruptState, with this state untouched and `source` left where it is, when the
-        file is damaged or no export of this kind.
+        `verified`: `verify` accepted this very file before; it reads all of it, and takes long.
+
+        Raises:
+            CorruptState: the file is damaged or no export of this kind; this state is untouched
+                and `source` left where it is.
+            OSError: there is too little space to begin; nothing was done.
         """
-        self._verify(source)
+        if not verified:
+            self.verify(source)
         if self._layout is None:
             self.load(source.read_bytes())
             source.unlink()
             return
         with self._checkpointing, self._writing:
             assert not self._closed, "the state is open"
+            self._layout.require_space(_SPACE_TO_OPEN)
             self._layout.adopt(source)
             try:
                 self._switch(self._layout)
@@ -233,12 +254,13 @@ class StateFile:
         position = self._checked(connection)
         try:
             with _corruption_named():
-                _prepare_writer(connection)
+                whole = _prepare_writer(connection)
         except BaseException:
             connection.close()
             raise
         self._connection, self._position, self.generation = connection, position, generation
-        self._commits_copied, self._durable_index = self._commits, position[0]
+        self._commits_copied = self._commits if whole else _UNKNOWN
+        self._durable_index = position[0] if whole else 0
         self._readers.point_at(path)
         layout.sweep(generation)
 
@@ -254,7 +276,8 @@ class StateFile:
             connection.close()
             raise
 
-    def _verify(self, source: Path) -> None:
+    def verify(self, source: Path) -> None:
+        """Read all of an exported file; raises CorruptState when it is not whole. Any thread."""
         uri = f"{source.absolute().as_uri()}?mode=ro&immutable=1"
         with _corruption_named(), closing(connect(uri)) as connection:
             self._checked(connection)
@@ -281,7 +304,8 @@ class StateFile:
                     _, frames, frames_copied = connection.execute(_TRUNCATE).fetchone()
         except sqlite3.Error as error:
             # After a failed fsync the next one may succeed without having written the pages.
-            self._sync_failed |= _primary_code(error) == sqlite3.SQLITE_IOERR
+            failed = _primary_code(error) == sqlite3.SQLITE_IOERR and not out_of_space(error)
+            self._sync_failed |= failed
             raise
         assert frames >= frames_copied >= 0, "the file is in WAL mode"
         if frames == frames_copied:
@@ -307,15 +331,22 @@ def _primary_code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _prepare_writer(connection: sqlite3.Connection) -> None:
+def _prepare_writer(connection: sqlite3.Connection) -> bool:
+    """Set a connection up; return whether the log is now copied whole: a full disk may forbid."""
     (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
     if mode != "wal":
         raise OSError(errno.ENOTSUP, "this file system has no shared memory for SQLite's log")
     for pragma in _WRITER_PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
-    busy, *_ = connection.execute(_TRUNCATE).fetchone()
+    try:
+        busy, *_ = connection.execute(_TRUNCATE).fetchone()
+    except sqlite3.OperationalError as error:
+        if not out_of_space(error):
+            raise
+        return False
     if busy:
         raise OSError(errno.EBUSY, "another process uses this state")
+    return True
 
 
 def _position(connection: sqlite3.Connection) -> tuple[int, int]:

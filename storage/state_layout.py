@@ -14,6 +14,7 @@ file of it exists, so a sidecar can only meet the database that it belongs to.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -85,6 +86,12 @@ class StateLayout:
             match = self._match(name)
             if match is not None and match[1] != str(keep):
                 self._path.with_name(name).unlink(missing_ok=True)
+
+    def require_space(self, count: int) -> None:
+        """Raise OSError (ENOSPC) when less than `count` bytes are free for this state."""
+        space = os.statvfs(self._path.parent)
+        if space.f_bavail * space.f_frsize < count:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def adopt(self, source: Path) -> None:
         """Move a file, also from another file system, to where it can be published."""

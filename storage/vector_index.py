@@ -1,7 +1,9 @@
 """The vector index of one collection on one node: every shard's rows in one graph, always current.
 
-A row is searchable when `upsert` returns; the graph is built behind it by `build`. The index is a
-cache of the store: it holds vectors and where they belong, never payloads, and may be thrown away
+A row is searchable when `upsert` returns; the graph is built behind it by `build`. `defer` promises
+the same for rows that a shard has validated, and leaves the work to whoever looks at the index
+next: rows that come one by one are then taken in together, at a fraction of the price. The index is
+a cache of the store: it holds vectors and where they belong, never payloads, and may be thrown away
 and filled again at any time. All methods are safe to call from any thread; `upsert`, `remove` and
 `drop_shard` of one shard come from one thread at a time, in the order of the shard's log.
 
@@ -12,9 +14,10 @@ says which row a slot is and whether it lives, `index_search` searches, `index_b
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -30,6 +33,9 @@ __all__ = ["DEFAULT_EF", "IndexHit", "IndexStats", "Row", "VectorIndex"]
 
 Row = tuple[int, int, bytes, bytes]
 """(seq, version, canonical id, little-endian float32 vector)"""
+
+_DEFERRED_MAX: Final = 256
+"""Rows that may wait; what exceeds them is work for the writer."""
 
 
 class IndexStats(NamedTuple):
@@ -71,6 +77,9 @@ class VectorIndex:
         self._state = IndexState(Shape(dimension, distance, m, ef_construct, seed))
         self._builder = Builder(self._state, clock=clock, threads=build_threads)
         self._on_change = on_change
+        self._settling = threading.Lock()
+        self._deferred: dict[int, list[Row]] = {}
+        self._deferred_count = 0
 
     @property
     def shape(self) -> Shape:
@@ -86,6 +95,11 @@ class VectorIndex:
         """
         if not rows:
             return
+        self._take_deferred()
+        self._upsert(shard, rows)
+        self._changed()
+
+    def _upsert(self, shard: int, rows: Sequence[Row]) -> None:
         batch, positions = make_batch(shard, rows)
         matrix = self._state.metric.rows([rows[position][3] for position in positions.tolist()])
         state = self._state
@@ -98,10 +112,30 @@ class VectorIndex:
             state.bury(state.table.append(batch))
             state.tail.append(matrix)
             state.changes += len(matrix)
+
+    def defer(self, shard: int, rows: Sequence[Row]) -> None:
+        """Add or replace rows that are known to be valid; they are found by the next search."""
+        with self._settling:
+            self._deferred.setdefault(shard, []).extend(rows)
+            self._deferred_count += len(rows)
+            if self._deferred_count > _DEFERRED_MAX:
+                self._settle()
         self._changed()
+
+    def _settle(self) -> None:
+        deferred, self._deferred, self._deferred_count = self._deferred, {}, 0
+        for shard, rows in deferred.items():
+            self._upsert(shard, rows)
+
+    def _take_deferred(self) -> None:
+        """Take in what was deferred. Before it returns, all that waited at the call is in."""
+        with self._settling:
+            if self._deferred:
+                self._settle()
 
     def remove(self, shard: int, seqs: Sequence[int] | Numbers) -> None:
         """Remove rows; absent ones are passed over."""
+        self._take_deferred()
         distinct = np.unique(np.asarray(seqs, dtype=np.int64))
         with self._state.mutex:
             self._state.bury(self._state.table.remove(shard, distinct))
@@ -109,6 +143,7 @@ class VectorIndex:
 
     def drop_shard(self, shard: int) -> None:
         """Remove all rows of a shard."""
+        self._take_deferred()
         with self._state.mutex:
             self._state.bury(self._state.table.drop_shard(shard))
         self._changed()
@@ -135,6 +170,7 @@ class VectorIndex:
         """
         _check(limit, ef)
         query = self._state.metric.query(vector)
+        self._take_deferred()
         selection = Selection(shards, allowed)
         return search(self._state, query, Ask(limit, selection, ef, exact))
 
@@ -144,6 +180,7 @@ class VectorIndex:
         """Answer an unrestricted search for each of vectors[n, dimension]; raises as `search`."""
         _check(limit, ef)
         queries = [self._state.metric.query(vector) for vector in vectors]
+        self._take_deferred()
         ask = Ask(limit, EVERYTHING, ef, exact)
         return search_many(self._state, queries, ask) if queries else []
 
@@ -155,16 +192,23 @@ class VectorIndex:
         Raises:
             MemoryError: the graph could not grow; the rows stay searchable in the tail.
         """
+        self._take_deferred()
         return self._builder.build(limit)
 
     @property
     def size(self) -> int:
         """Live rows."""
+        self._take_deferred()
         return self._state.table.live
 
     @property
     def tail_size(self) -> int:
         """Rows that wait for the graph; 0 for a distance that has none."""
+        self._take_deferred()
+        return self._tail_size
+
+    @property
+    def _tail_size(self) -> int:
         return 0 if self._state.graph is None else len(self._state.tail)
 
     @property
@@ -180,17 +224,20 @@ class VectorIndex:
     @property
     def changes(self) -> int:
         """Rows that entered or left since the index was made, loaded or last saved."""
+        self._take_deferred()
         return self._state.changes
 
     def stats(self) -> IndexStats:
         """Return counts that belong together."""
+        self._take_deferred()
         state = self._state
         with state.mutex:
             dead, used = state.graph_dead, state.table.used
-            return IndexStats(state.table.live, self.tail_size, state.graph_count, dead, used)
+            return IndexStats(state.table.live, self._tail_size, state.graph_count, dead, used)
 
     def keys(self, shard: int) -> tuple[Numbers, Numbers]:
         """Return the sequence numbers and versions of a shard's live rows, in no special order."""
+        self._take_deferred()
         with self._state.mutex:
             table = self._state.table
             records = table.records[table.shard_slots(shard)]
@@ -198,6 +245,7 @@ class VectorIndex:
 
     def shards(self) -> list[int]:
         """Return the shards that have live rows, ascending."""
+        self._take_deferred()
         with self._state.mutex:
             return sorted(self._state.table.shards)
 
@@ -207,6 +255,7 @@ class VectorIndex:
 
         Searches and writes go on. Leaving without an exception means that it was saved.
         """
+        self._take_deferred()
         state = self._state
         with state.building:
             with state.mutex:
@@ -233,6 +282,7 @@ class VectorIndex:
 
     def validate(self) -> None:
         """Assert the index's invariants; for tests that stand still."""
+        self._take_deferred()
         self._state.validate()
 
     def _changed(self) -> None:

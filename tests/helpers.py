@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -209,8 +209,12 @@ def start_cluster(
     env: Mapping[str, str] | None = None,
     folder: Path | None = None,
     port: int | None = None,
+    under: Sequence[str] = (),
 ) -> Cluster:
-    """Start `recollect up` without waiting; `options` are further words of its command line."""
+    """Start `recollect up` without waiting; `options` are further words of its command line.
+
+    `under` is a command that runs the words behind it in its own place, as `exec` would.
+    """
     folder = folder or tmp_path / "data"
     port = free_base(nodes, random.Random()) if port is None else port
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RECOLLECT_")}
@@ -220,7 +224,7 @@ def start_cluster(
     words = ["--nodes", str(nodes), "--data", str(folder), "--port", str(port), *options]
     with stdout.open("wb") as out, stderr.open("wb") as err:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cluster.cli", "up", *words],
+            [*under, sys.executable, "-P", "-m", "cluster.cli", "up", *words],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=out,

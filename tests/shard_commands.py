@@ -27,8 +27,10 @@ def vector(*elements: float) -> bytes:
     return np.array(elements, "<f4").tobytes()
 
 
-def point(number: int, payload: bytes = b"{}", element: float = 1.0) -> PointWrite:
-    return PointWrite(encode_id(number), vector(element, 0.5), payload)
+def point(
+    number: int, payload: bytes = b"{}", element: float = 1.0, if_version: int | None = None
+) -> PointWrite:
+    return PointWrite(encode_id(number), vector(element, 0.5), payload, if_version)
 
 
 def upsert(*points: PointWrite, collection: int = 1) -> Upsert:

@@ -122,16 +122,18 @@ class CollectionShape(Shape):
 
 
 class UpdateShape(Shape):
-    """A finished write; `operation_id` is the highest version it produced."""
+    """A finished write; `version`, also `operation_id`, is the highest version it produced."""
 
     operation_id: int | None
     status: Literal["completed", "acknowledged"]
+    version: int | UnsetType = UNSET
 
 
 class RecordShape(Shape):
     """A stored point."""
 
     id: PointId
+    version: int
     payload: dict[str, Any] | UnsetType = UNSET
     vector: list[float] | UnsetType = UNSET
 
@@ -139,7 +141,6 @@ class RecordShape(Shape):
 class HitShape(RecordShape, kw_only=True):
     """A search result."""
 
-    version: int
     score: float
 
 
@@ -199,6 +200,8 @@ class ErrorDetail(Shape):
     retryable: bool
     shards: list[int] | UnsetType = UNSET
     reasons: list[str] | UnsetType = UNSET
+    point: PointId | UnsetType = UNSET
+    current_version: int | UnsetType = UNSET
 
 
 class ErrorEnvelope(Shape):

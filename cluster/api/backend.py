@@ -18,6 +18,7 @@ from cluster.model import (
     Record,
     SearchAnswer,
     SearchRequest,
+    Session,
     WriteAck,
 )
 from storage.ids import PointId
@@ -67,8 +68,9 @@ class Backend(Protocol):
         hnsw_ef_construct: int,
         embedding_space: str | None,
         options: Options,
+        must_be_new: bool = False,
     ) -> Collection:
-        """Create a collection."""
+        """Create a collection; an equal one is found, or, if it `must_be_new`, refused."""
 
     async def drop_collection(self, name: str, options: Options) -> bool:
         """Drop a collection; False when there was none."""
@@ -76,8 +78,11 @@ class Backend(Protocol):
     def collections(self) -> list[Collection]:
         """Return the collections that this node knows."""
 
-    async def refresh_view(self, deadline_s: float) -> None:
-        """Make what this node knows of collections as new as the cluster's."""
+    async def catch_up(self, options: Options) -> None:
+        """Make what this node knows of collections as new as the options demand."""
+
+    def session(self, seen: Session) -> Session:
+        """Return `seen` with what this node knows of collections."""
 
     async def collection(self, name: str, options: Options) -> Collection:
         """Return a collection; raises CollectionNotFound."""
@@ -90,8 +95,15 @@ class Backend(Protocol):
     ) -> WriteAck:
         """Write points."""
 
-    async def delete(self, collection: Collection, selector: Any, options: Options) -> WriteAck:
-        """Delete points by ids or by a filter."""
+    async def delete(
+        self,
+        collection: Collection,
+        selector: Any,
+        options: Options,
+        *,
+        if_version: int | None = None,
+    ) -> WriteAck:
+        """Delete points by ids or by a filter; one id may have a condition on its version."""
 
     async def set_payload(
         self,

@@ -6,7 +6,6 @@ indexes are acknowledged and need no building: every field can be filtered.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Final
 
 from cluster.api import answers
@@ -22,7 +21,7 @@ from cluster.api.envelope import Answer
 from cluster.api.route import Call, Route
 from cluster.api.schema import given
 from cluster.api.strict_json import convert, refuse_lacking
-from cluster.errors import BadRequest, CollectionExists, CollectionNotFound, UnsupportedFeature
+from cluster.errors import BadRequest, CollectionNotFound, UnsupportedFeature
 from cluster.model import Collection
 
 DEFAULT_SPACE: Final = "default"
@@ -34,8 +33,7 @@ FIELD_NAME_MAX: Final = 255
 
 async def list_collections(call: Call) -> Answer:
     """Return the names of all collections."""
-    if call.options.strong:
-        await call.api.router.refresh_view(call.options.deadline_s)
+    await call.api.router.catch_up(call.options)
     names = sorted(item.name for item in call.api.router.collections() if item.state == "live")
     return Answer({"collections": [{"name": name} for name in names]})
 
@@ -55,12 +53,6 @@ async def create_collection(call: Call, body: CreateCollection) -> Answer:
     vectors = read_vector_params(body, call.api.config.dimension_max)
     if body.sharding_method == "custom":
         raise UnsupportedFeature("custom sharding is not supported", field="sharding_method")
-    try:
-        await call.api.router.collection(name, replace(call.options, strong=True))
-    except CollectionNotFound:
-        pass
-    else:
-        raise CollectionExists(f"collection '{name}' already exists", field="collection_name")
     m, ef_construct = read_hnsw(body.hnsw_config, vectors.hnsw_config)
     await call.api.router.create_collection(
         name,
@@ -70,15 +62,16 @@ async def create_collection(call: Call, body: CreateCollection) -> Answer:
         hnsw_ef_construct=ef_construct,
         embedding_space=read_space(body, call.api.embedder, vectors.size),
         options=call.write_options(name),
+        must_be_new=True,
     )
-    return Answer(result=True, session=call.options.session)
+    return Answer(result=True, session=call.api.router.session(call.options.session))
 
 
 async def drop_collection(call: Call) -> Answer:
     """Drop a collection; the result is false when there was none."""
     name = call.collection_name
     dropped = await call.api.router.drop_collection(name, call.write_options(name))
-    return Answer(result=dropped, session=call.options.session)
+    return Answer(result=dropped, session=call.api.router.session(call.options.session))
 
 
 async def describe_collection(call: Call) -> Answer:

@@ -16,7 +16,13 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from cluster.errors import NotReady, RecollectError, ShardsUnavailable, Unauthorized
+from cluster.errors import (
+    NotReady,
+    RecollectError,
+    ShardsUnavailable,
+    Unauthorized,
+    VersionConflict,
+)
 from cluster.model import Session
 
 SESSION_HEADER: Final = "X-Recollect-Session"
@@ -56,6 +62,9 @@ def failure(
     }
     if isinstance(error, ShardsUnavailable):
         detail["shards"] = list(error.shards)
+    if isinstance(error, VersionConflict):
+        detail["point"] = error.point
+        detail["current_version"] = error.current_version
     if isinstance(error, NotReady) and error.reasons:
         detail["reasons"] = list(error.reasons)
     envelope = {"status": {"error": error.message}, "error": detail, "time": seconds}

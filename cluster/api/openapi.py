@@ -24,6 +24,7 @@ from cluster.api.parameters import (
     KEY_PATTERN,
     PARAMETER_NAMES,
     SESSION_PATTERN,
+    STALENESS_MAX_MS,
 )
 from cluster.api.route import Call, Route
 from cluster.api.schema import ID_SCHEMA, RequestBody
@@ -46,6 +47,7 @@ _QUERY_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
             {"enum": ["majority", "quorum", "all", "strong"]},
         ]
     },
+    "max_staleness_ms": {"type": "integer", "minimum": 0, "maximum": STALENESS_MAX_MS},
     "allow_partial": {"type": "boolean"},
 }
 _STATUSES: Final = {
@@ -56,6 +58,7 @@ _STATUSES: Final = {
     409: "It contradicts what is stored",
     413: "The body is too large",
     415: "The media type or Content-Encoding is not served",
+    422: "The idempotency key was used for another request",
     503: "The cluster cannot answer now; try again after Retry-After",
     507: "No space left to write",
 }
@@ -197,7 +200,7 @@ def _success(item: Route, known: dict[str, Any]) -> dict[str, Any]:
         "description": item.summary,
         "content": {JSON_TYPE: {"schema": schema}},
     }
-    if item.writes:
+    if item.path.startswith(("/collections", "/patterns", "/vectors")):
         described["headers"] = {SESSION_HEADER: {"schema": {"type": "string"}}}
     return described
 
@@ -211,7 +214,7 @@ def _errors(item: Route) -> dict[str, Any]:
     if item.body is not None:
         statuses |= {408, 413, 415}
     if item.writes:
-        statuses |= {507}
+        statuses |= {422, 507}
     schema = {"$ref": _REFERENCE.format(name=answers.ErrorEnvelope.__name__)}
     return {
         str(status): {

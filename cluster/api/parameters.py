@@ -17,7 +17,7 @@ from aiohttp import web
 
 from cluster.api.envelope import SESSION_HEADER
 from cluster.errors import BadRequest
-from cluster.model import Options, Session
+from cluster.model import SEEN_METADATA, Options, Session
 
 IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
 STRONG: Final = frozenset({"majority", "quorum", "all", "strong"})
@@ -26,10 +26,12 @@ TRUTH: Final = {"true": True, "false": False}
 INDEX_MAX: Final = 2**63 - 1
 SHARDS_MAX: Final = 1024
 KEY_PATTERN: Final = "^[!-~]{1,255}$"
-SESSION_PATTERN: Final = "^([0-9]{1,4}:[0-9]{1,19}(,[0-9]{1,4}:[0-9]{1,19})*)?$"
+SESSION_PATTERN: Final = "^((m|[0-9]{1,4}):[0-9]{1,19}(,[0-9]{1,4}:[0-9]{1,19})*)?$"
+STALENESS_MAX_MS: Final = 3_600_000
 
 _KEY: Final = re.compile(KEY_PATTERN)
 _SESSION: Final = re.compile(SESSION_PATTERN)
+_NATURAL: Final = re.compile(r"[0-9]{1,9}")
 _REPLICAS: Final = re.compile(r"0*[1-9][0-9]*")
 _SECONDS: Final = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 _NONE: Final = Session()
@@ -38,12 +40,20 @@ _NONE: Final = Session()
 class Parameters:
     """The parsed query parameters and headers of one request."""
 
-    __slots__ = ("allow_partial", "idempotency_key", "session", "strong", "timeout_s")
+    __slots__ = (
+        "allow_partial",
+        "idempotency_key",
+        "max_staleness_ms",
+        "session",
+        "strong",
+        "timeout_s",
+    )
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self.strong = False
         self.allow_partial = False
+        self.max_staleness_ms: int | None = None
         self.session = _NONE
         self.idempotency_key = ""
 
@@ -54,6 +64,7 @@ class Parameters:
             strong=self.strong,
             session=self.session,
             allow_partial=self.allow_partial,
+            max_staleness_ms=self.max_staleness_ms,
         )
 
 
@@ -76,7 +87,7 @@ def read_parameters(request: web.Request, timeout_limit_s: float) -> Parameters:
 
 
 def parse_session(text: str) -> Session:
-    """Read a token `shard:index,...`; an empty one has seen nothing.
+    """Read a token `m:index,shard:index,...`; an empty one has seen nothing.
 
     Raises:
         BadRequest: anything else, or a shard twice.
@@ -86,42 +97,27 @@ def parse_session(text: str) -> Session:
     indexes: dict[int, int] = {}
     if _SESSION.fullmatch(text):
         for part in text.split(","):
-            shard, _, index = part.partition(":")
-            if int(shard) >= SHARDS_MAX or int(index) > INDEX_MAX or int(shard) in indexes:
+            name, _, index = part.partition(":")
+            shard = SEEN_METADATA if name == "m" else int(name)
+            if shard >= SHARDS_MAX or int(index) > INDEX_MAX or shard in indexes:
                 break
-            indexes[int(shard)] = int(index)
+            indexes[shard] = int(index)
         else:
             return Session(indexes)
-    raise BadRequest("a session token is shard:index,shard:index", field=SESSION_HEADER)
+    raise BadRequest("a session token is as an answer carried it", field=SESSION_HEADER)
 
 
-def merge_sessions(earlier: Session, later: Session) -> Session:
-    """Return the session that has seen what either has."""
-    if not earlier.indexes:
-        return later
-    shards = earlier.indexes.keys() | later.indexes.keys()
-    return Session(
-        {
-            shard: max(earlier.indexes.get(shard, 0), later.indexes.get(shard, 0))
-            for shard in sorted(shards)
-        }
-    )
+def request_digest(body: bytes) -> str:
+    """Return what tells a repeated request from another one under the same key.
 
-
-def request_digest(key: str, body: bytes) -> str:
-    """Return what identifies a repeated request: its key, and the body it came with.
-
-    The body belongs to it so that a key used again for other data cannot swallow that data.
+    It is that of the body as it came: so a key used again for other data cannot swallow that data.
     """
-    digest = hashlib.blake2b(key.encode(), digest_size=16)
-    digest.update(b"\0")
-    digest.update(body)
-    return digest.hexdigest()
+    return hashlib.blake2b(body, digest_size=16).hexdigest()
 
 
-def scoped_id(digest: str, *scope: str) -> str:
-    """Return a request id that is unique to its operation and collection."""
-    text = "\0".join((digest, *scope))
+def scoped_id(key: str, *scope: str) -> str:
+    """Return the request id of a key, which is its own in each operation and collection."""
+    text = "\0".join((key, *scope))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -155,6 +151,14 @@ def _read_allow_partial(parameters: Parameters, value: str) -> None:
     parameters.allow_partial = _truth(value, "allow_partial")
 
 
+def _read_staleness(parameters: Parameters, value: str) -> None:
+    if not _NATURAL.fullmatch(value) or int(value) > STALENESS_MAX_MS:
+        raise BadRequest(
+            f"max_staleness_ms is 0..{STALENESS_MAX_MS} milliseconds", field="max_staleness_ms"
+        )
+    parameters.max_staleness_ms = int(value)
+
+
 def _read_wait(parameters: Parameters, value: str) -> None:
     del parameters
     _truth(value, "wait")
@@ -168,6 +172,7 @@ def _read_ordering(parameters: Parameters, value: str) -> None:
 
 _READERS: Final[dict[str, Callable[[Parameters, str], None]]] = {
     "consistency": _read_consistency,
+    "max_staleness_ms": _read_staleness,
     "allow_partial": _read_allow_partial,
     "wait": _read_wait,
     "ordering": _read_ordering,

@@ -16,6 +16,7 @@ from cluster.api.schema import (
     PointIdIn,
     RequestBody,
     VectorIn,
+    Version,
 )
 
 Task = Annotated[str, Meta(min_length=1)]
@@ -25,7 +26,8 @@ class StorePattern(RequestBody):
     """Body of `POST /patterns/store`. Only `task` is needed.
 
     `embedding` is a vector of the collection's own embedding space; absent, the task is embedded.
-    `id` makes the store repeatable: the same id replaces.
+    `id` makes the store repeatable: the same id replaces. With an `id`, `ifVersion` demands that
+    the pattern has exactly this version, `ifAbsent` that there is none.
     """
 
     described: ClassVar[Mapping[str, Any]] = {"id": {"anyOf": [ID_SCHEMA, NULL]}}
@@ -41,6 +43,8 @@ class StorePattern(RequestBody):
     metadata: dict[str, Any] | UnsetType | None = UNSET
     embedding: VectorIn | UnsetType | None = UNSET
     embeddingSpace: str | UnsetType | None = UNSET  # noqa: N815 - the wire's spelling
+    ifVersion: Version | UnsetType | None = UNSET  # noqa: N815 - the wire's spelling
+    ifAbsent: bool | UnsetType | None = UNSET  # noqa: N815 - the wire's spelling
 
 
 class SearchPatterns(RequestBody):

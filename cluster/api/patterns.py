@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from cluster.api import answers
+from cluster.api.conditions import read_condition
 from cluster.api.embedding import embed_text, given_embedding
 from cluster.api.envelope import Answer
 from cluster.api.identity import collection_name, point_id
@@ -26,7 +27,7 @@ from cluster.api.schema import given
 from cluster.api.search import coverage, nearest, render_hits
 from cluster.api.selection import read_filter
 from cluster.api.vectors import check_vector
-from cluster.errors import BadRequest
+from cluster.errors import BadRequest, VersionConflict
 from cluster.model import Collection, Hit, Point, Vector
 from storage.filters import Filter
 from storage.ids import PointId
@@ -48,6 +49,7 @@ SHOWN: Final = (*STORED, "createdAt")
 
 async def store_pattern(call: Call, body: StorePattern) -> Answer:
     """Store a pattern; only its task is needed."""
+    if_version = _condition(body)
     payload = _payload(body, call.api.wall_ms())
     _check_payload(payload, call.api.config.payload_bytes_max)
     collection = await call.api.router.collection(COLLECTION, call.options)
@@ -58,7 +60,12 @@ async def store_pattern(call: Call, body: StorePattern) -> Answer:
     else:
         vector = await embed_text(call, body.task, collection, "task")
     chosen = _chosen_id(call, body, options.request_id)
-    ack = await call.api.router.upsert(collection, [Point(chosen, vector, payload)], options)
+    point = Point(chosen, vector, payload, if_version)
+    try:
+        ack = await call.api.router.upsert(collection, [point], options)
+    except VersionConflict as conflict:
+        conflict.field = "id"
+        raise
     return call.written({"id": chosen, "version": ack.version}, ack)
 
 
@@ -127,6 +134,13 @@ def _check_payload(payload: dict[str, Any], bytes_max: int) -> None:
     check_payload(payload, bytes_max, largest)
 
 
+def _condition(body: StorePattern) -> int | None:
+    condition = read_condition(body.ifVersion, body.ifAbsent, "ifAbsent")
+    if condition is not None and not isinstance(body.id, int | str):
+        raise BadRequest("a condition is about the pattern of an id", field="id")
+    return condition
+
+
 def _chosen_id(call: Call, body: StorePattern, request_id: str) -> PointId:
     if isinstance(body.id, int | str):
         return point_id(body.id, "id")
@@ -180,7 +194,7 @@ ROUTES: Final = (
         body=StorePattern,
         answer=answers.PatternStored,
         writes=True,
-        errors=(404,),
+        errors=(404, 409),
     ),
     Route(
         "POST",

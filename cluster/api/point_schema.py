@@ -21,19 +21,25 @@ from cluster.api.schema import (
     PointIdIn,
     RequestBody,
     VectorIn,
+    Version,
     WithPayload,
     WithVector,
 )
 
 
 class PointIn(RequestBody):
-    """One point to write. A `vector` object would be named or sparse, which is not served."""
+    """One point to write. A `vector` object would be named or sparse, which is not served.
+
+    `if_version`: the point must exist with exactly this version; `if_absent`: it must not exist.
+    """
 
     described: ClassVar[Mapping[str, Any]] = {"id": ID_SCHEMA, "vector": VECTOR_SCHEMA}
 
     id: PointIdIn
     vector: VectorIn | dict[str, Any]
     payload: dict[str, Any] | UnsetType | None = UNSET
+    if_version: Version | UnsetType | None = UNSET
+    if_absent: bool | UnsetType | None = UNSET
 
 
 class BatchIn(RequestBody):
@@ -86,6 +92,12 @@ class SelectPoints(RequestBody):
     points: Annotated[IdList, Meta(min_length=1)] | UnsetType | None = UNSET
     filter: FilterIn | UnsetType | None = UNSET
     shard_key: Any = UNSET
+
+
+class DeletePoints(SelectPoints, kw_only=True):
+    """Body of `POST .../points/delete`; `if_version` goes with a single id."""
+
+    if_version: Version | UnsetType | None = UNSET
 
 
 class SetPayload(SelectPoints, kw_only=True):

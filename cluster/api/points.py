@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from cluster.api import answers
+from cluster.api.conditions import placed, read_condition, read_sole_condition
 from cluster.api.envelope import Answer
 from cluster.api.identity import path_id, point_id, point_ids
 from cluster.api.payloads import (
@@ -24,10 +25,10 @@ from cluster.api.payloads import (
 from cluster.api.point_schema import (
     BatchIn,
     CountPoints,
+    DeletePoints,
     PointIn,
     RetrievePoints,
     ScrollPoints,
-    SelectPoints,
     UpsertPoints,
 )
 from cluster.api.route import Call, Route
@@ -35,7 +36,7 @@ from cluster.api.schema import given
 from cluster.api.selection import read_filter, read_selector
 from cluster.api.vectors import check_vectors
 from cluster.config import Config
-from cluster.errors import BadRequest, NotFound, UnsupportedFeature
+from cluster.errors import BadRequest, NotFound, UnsupportedFeature, VersionConflict
 from cluster.model import Collection, Point, Record, WriteAck
 
 PAGE_DEFAULT: Final = 10
@@ -46,7 +47,10 @@ async def upsert(call: Call, body: UpsertPoints) -> Answer:
     collection = await call.collection()
     points = await call.computed(read_points, body, collection, call.api.config)
     options = call.write_options(str(collection.uid))
-    return finished(call, await call.api.router.upsert(collection, points, options))
+    try:
+        return finished(call, await call.api.router.upsert(collection, points, options))
+    except VersionConflict as conflict:
+        raise placed(conflict, points) from None
 
 
 async def retrieve(call: Call, body: RetrievePoints) -> Answer:
@@ -78,12 +82,18 @@ async def get_point(call: Call) -> Answer:
     return Answer(render_record(records[0], ALL, with_vector=True))
 
 
-async def delete(call: Call, body: SelectPoints) -> Answer:
+async def delete(call: Call, body: DeletePoints) -> Answer:
     """Delete points by id or filter."""
     selector = read_selector(body, call.api.config.batch_points_max)
+    if_version = read_sole_condition(body.if_version, selector)
     collection = await call.collection()
     options = call.write_options(str(collection.uid))
-    return finished(call, await call.api.router.delete(collection, selector, options))
+    try:
+        ack = await call.api.router.delete(collection, selector, options, if_version=if_version)
+    except VersionConflict as conflict:
+        conflict.field = "points[0]"
+        raise
+    return finished(call, ack)
 
 
 async def scroll(call: Call, body: ScrollPoints) -> Answer:
@@ -138,7 +148,8 @@ def check_limit(limit: int, config: Config, field: str) -> int:
 
 def finished(call: Call, ack: WriteAck) -> Answer:
     """Return the answer of a write in Qdrant's shape."""
-    return call.written({"operation_id": ack.version, "status": "completed"}, ack)
+    result = {"operation_id": ack.version, "status": "completed", "version": ack.version}
+    return call.written(result, ack)
 
 
 def render_record(
@@ -148,7 +159,7 @@ def render_record(
     with_vector: bool,
 ) -> dict[str, Any]:
     """Return a point as it is answered."""
-    shown: dict[str, Any] = {"id": record.id}
+    shown: dict[str, Any] = {"id": record.id, "version": record.version}
     if selection.wanted:
         shown["payload"] = selection.apply(record.payload)
     if with_vector and record.vector is not None:
@@ -166,11 +177,15 @@ def _read_list(items: list[PointIn], collection: Collection, config: Config) -> 
             )
         rows.append(item.vector)
     ids = [point_id(item.id, f"points[{at}].id") for at, item in enumerate(items)]
+    conditions = [
+        read_condition(item.if_version, item.if_absent, f"points[{at}].if_absent")
+        for at, item in enumerate(items)
+    ]
     payloads = [given(item.payload, {}) for item in items]
     for at, payload in enumerate(payloads):
         check_payload(payload, config.payload_bytes_max, f"points[{at}].payload")
     matrix = check_vectors(rows, collection, lambda at: f"points[{at}].vector")
-    return _assembled(ids, matrix, payloads)
+    return _assembled(ids, matrix, payloads, conditions)
 
 
 def _read_batch(batch: BatchIn, collection: Collection, config: Config) -> list[Point]:
@@ -186,7 +201,7 @@ def _read_batch(batch: BatchIn, collection: Collection, config: Config) -> list[
     for at, payload in enumerate(payloads):
         check_payload(payload, config.payload_bytes_max, f"batch.payloads[{at}]")
     matrix = check_vectors(rows, collection, lambda at: f"batch.vectors[{at}]")
-    return _assembled(ids, matrix, payloads)
+    return _assembled(ids, matrix, payloads, [None] * len(ids))
 
 
 def _check_size(length: int, config: Config, field: str) -> None:
@@ -195,9 +210,12 @@ def _check_size(length: int, config: Config, field: str) -> None:
 
 
 def _assembled(
-    ids: Sequence[int | str], matrix: Any, payloads: Sequence[dict[str, Any]]
+    ids: Sequence[int | str],
+    matrix: Any,
+    payloads: Sequence[dict[str, Any]],
+    conditions: Sequence[int | None],
 ) -> list[Point]:
-    return [Point(*parts) for parts in zip(ids, matrix, payloads, strict=True)]
+    return [Point(*parts) for parts in zip(ids, matrix, payloads, conditions, strict=True)]
 
 
 _POINTS = "/collections/{collection_name}/points"
@@ -214,7 +232,7 @@ ROUTES: Final = (
         body=UpsertPoints,
         answer=answers.UpdateShape,
         writes=True,
-        errors=(404,),
+        errors=(404, 409),
     ),
     Route(
         "POST",
@@ -248,10 +266,10 @@ ROUTES: Final = (
         f"{_POINTS}/delete",
         delete,
         "Delete points by id or filter",
-        body=SelectPoints,
+        body=DeletePoints,
         answer=answers.UpdateShape,
         writes=True,
-        errors=(404,),
+        errors=(404, 409),
     ),
     Route(
         "GET",

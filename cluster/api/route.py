@@ -19,7 +19,6 @@ from cluster.api.body import read_body
 from cluster.api.envelope import Answer
 from cluster.api.identity import collection_name
 from cluster.api.parameters import (
-    merge_sessions,
     read_parameters,
     request_digest,
     scoped_id,
@@ -33,6 +32,9 @@ LARGE_BODY_BYTES: Final = 256 * 1024
 """Bodies from here on are decoded and converted in a thread, so that the loop goes on."""
 GRACE_S: Final = 0.25
 """What the router may take beyond its deadline before the edge answers in its place."""
+
+TOKEN_SHARDS_MAX: Final = 300
+"""Shards in the session token of a read; clients take headers of 8 KiB."""
 
 T = TypeVar("T")
 Handler = Callable[..., Awaitable[Answer | web.Response]]
@@ -59,7 +61,7 @@ class Route:
 class Call:
     """One request on its way through a handler."""
 
-    __slots__ = ("api", "body_bytes", "digest", "options", "request", "route")
+    __slots__ = ("api", "body_bytes", "digest", "key", "options", "request", "route")
 
     def __init__(self, api: Api, request: web.Request, route: Route, options: Options) -> None:
         self.api = api
@@ -67,6 +69,7 @@ class Call:
         self.route = route
         self.options = options
         self.body_bytes = 0
+        self.key = ""
         self.digest = ""
 
     @property
@@ -85,10 +88,10 @@ class Call:
 
     def write_options(self, scope: str) -> Options:
         """Return the options of a write to `scope`, with the caller's idempotency key if any."""
-        if not self.digest:
+        if not self.key:
             return self.options
-        request_id = scoped_id(self.digest, self.route.method, self.route.path, scope)
-        return replace(self.options, request_id=request_id)
+        request_id = scoped_id(self.key, self.route.method, self.route.path, scope)
+        return replace(self.options, request_id=request_id, request_digest=self.digest)
 
     async def computed(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run pure work on the body: here when it is small, else in a thread."""
@@ -98,7 +101,21 @@ class Call:
 
     def written(self, result: Any, ack: WriteAck) -> Answer:
         """Return a write's answer, its session holding all that the caller has seen."""
-        return Answer(result, session=merge_sessions(self.options.session, ack.session))
+        seen = self.options.session.merged(ack.session.indexes)
+        return Answer(result, session=self.api.router.session(seen))
+
+    def answered(self, answer: Answer | web.Response) -> Answer | web.Response:
+        """Return a read's answer with the session that has seen what it reflects.
+
+        A token that would not fit a header, as many shards make one, is left out.
+        """
+        reflected = self.options.reflected
+        if not reflected or not isinstance(answer, Answer) or answer.session is not None:
+            return answer
+        if len(reflected) > TOKEN_SHARDS_MAX:
+            return answer
+        seen = self.api.router.session(self.options.session.merged(reflected))
+        return replace(answer, session=seen)
 
 
 def endpoint(api: Api, route: Route) -> Callable[[web.Request], Awaitable[Any]]:
@@ -113,7 +130,8 @@ def endpoint(api: Api, route: Route) -> Callable[[web.Request], Awaitable[Any]]:
     async def answer_bodiless(request: web.Request) -> Any:
         parameters = read_parameters(request, limit_s)
         call = Call(api, request, route, parameters.options(api.clock()))
-        return await _deadline(parameters.timeout_s, route.handler(call))
+        call.key = parameters.idempotency_key
+        return call.answered(await _deadline(parameters.timeout_s, route.handler(call)))
 
     async def answer_body(request: web.Request) -> Any:
         assert decoder is not None, "this route has a schema"
@@ -125,9 +143,9 @@ def endpoint(api: Api, route: Route) -> Callable[[web.Request], Awaitable[Any]]:
             call = Call(api, request, route, parameters.options(api.clock()))
             call.body_bytes = len(raw)
             if parameters.idempotency_key:
-                call.digest = request_digest(parameters.idempotency_key, raw)
+                call.key, call.digest = parameters.idempotency_key, request_digest(raw)
             del raw
-            return await _deadline(parameters.timeout_s, _answered(call, body))
+            return call.answered(await _deadline(parameters.timeout_s, _answered(call, body)))
 
     if route.plain:
         return answer_plain
@@ -158,7 +176,7 @@ async def _answered(call: Call, body: RequestBody) -> Answer | web.Response:
     return await call.route.handler(call, body)
 
 
-async def _deadline(seconds: float, work: Awaitable[Any]) -> Any:
+async def _deadline(seconds: float, work: Awaitable[T]) -> T:
     try:
         async with asyncio.timeout(seconds + GRACE_S):
             return await work

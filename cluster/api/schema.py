@@ -43,6 +43,8 @@ SHOWN_VECTOR_SCHEMA: Final = {"type": ["boolean", "null"]}
 
 Natural = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 Positive = Annotated[int, Meta(ge=1, le=COUNT_MAX)]
+Version = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+"""A record's version as a condition names it."""
 Limit = Annotated[int, Meta(ge=1, le=10_000)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 FilterIn = Annotated[dict[str, Any], Meta(description="A filter: must, should, must_not, ...")]

@@ -160,7 +160,6 @@ async def _any_points(call: Call, collection: Collection, wanted: Query) -> list
     )
     return [
         {
-            "version": record.version,
             "score": 0.0,
             **render_record(record, wanted.selection, with_vector=wanted.with_vector),
         }

@@ -23,6 +23,7 @@ from cluster.raft import snapshot as snap
 from cluster.raft.election import Election
 from cluster.raft.log import NO_OP, GroupLog
 from cluster.raft.pinned import NoPoller, Peer
+from cluster.raft.pinned import peer as peer_of
 from cluster.raft.progress import Progress
 from cluster.raft.reads import ReadBarrier
 
@@ -36,6 +37,7 @@ class Timing:
 
     election_timeout_s: float = 1.0
     heartbeat_s: float = 0.1
+    commit_notice_s: float = 0.02
     append_bytes_max: int = 1 << 20
     inflight_bytes_max: int = 4 << 20
 
@@ -52,9 +54,6 @@ class Timing:
             appendEntriesUseBatch=True,
             commandsWaitLeader=False,
             dynamicMembershipChange=False,
-            logCompactionMinEntries=2**62,
-            logCompactionMinTime=2**40,
-            useFork=False,
         )
 
 
@@ -81,11 +80,11 @@ class _Port(Transport):  # type: ignore[misc]  # pysyncobj is untyped
 
     def connected(self, peer: str) -> None:
         """Tell the core of a connection."""
-        self._onNodeConnected(Peer(peer))
+        self._onNodeConnected(peer_of(peer))
 
     def disconnected(self, peer: str) -> None:
         """Tell the core of a lost connection."""
-        self._onNodeDisconnected(Peer(peer))
+        self._onNodeDisconnected(peer_of(peer))
 
 
 class HardenedCore(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
@@ -119,13 +118,23 @@ class HardenedCore(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
         self.failed: str = ""
         self._progress = {peer: Progress(timing.inflight_bytes_max) for peer in self._others()}
         self._sent = (0, 0)
+        self._last_append: msg.Append | None = None
+        """One object for all followers that are told the same: it is then encoded once."""
+        self.heir = ""
+        """Who leadership is being handed to; empty: nobody."""
+        self._heir_until_s = -math.inf
+        self._heir_told = False
+        self._hearsay = (0, 0)
+        self._told_s = -math.inf
+        self.commit_notice_s = timing.commit_notice_s
+        """How long news of a commit may wait for company."""
         self.told = (0, -math.inf)
         """(commit index, time) as the leader last told it: what a fresh replica has applied."""
         self._SyncObj__newAppendEntriesTime = 0.0
         self._port = _Port(send)
         super().__init__(
-            Peer(me),
-            [Peer(peer) for peer in self._others()],
+            peer_of(me),
+            [peer_of(peer) for peer in self._others()],
             conf=timing.conf(),
             nodeClass=Peer,
             transport=self._port,
@@ -148,7 +157,7 @@ class HardenedCore(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
     @property
     def is_leader(self) -> bool:
         """Whether this replica believes it leads; check-quorum bounds how long it may err."""
-        return bool(self._isLeader())
+        return bool(self._SyncObj__raftState == LEADER)
 
     @property
     def leader(self) -> str | None:
@@ -168,8 +177,14 @@ class HardenedCore(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
 
     @property
     def commit_index(self) -> int:
-        """Index of the last entry known to be committed."""
-        return int(self.raftCommitIndex)
+        """Index of the last entry known to be committed.
+
+        The stock core counts the leader among those that hold an entry, before its disk has it;
+        here a leader counts itself when it is durable, so nobody hears of a commit that the
+        leader's crash could undo (closes D19).
+        """
+        index = int(self._SyncObj__raftCommitIndex)
+        return min(index, self.log.durable_index) if self.is_leader else index
 
     @property
     def office_index(self) -> int:
@@ -200,13 +215,10 @@ class HardenedCore(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
     def _SyncObj__tryLogCompaction(self) -> None:
         """Closes D1, D7, D8, D14: the log is cut by `compact` alone."""
 
-    def _SyncObj__loadDumpFile(self, *_: Any, **__: Any) -> None:
-        """Closes D4 and D9: the core never loads state."""
-        raise AssertionError("the core does not load snapshots")
-
     def _SyncObj__setState(self, newState: int) -> None:
         """Keep pre-vote in step with the core's role."""
         before = self._SyncObj__raftState
+        self.heir, self._heir_told = "", False
         super()._SyncObj__setState(newState)
         if newState == CANDIDATE:
             self.election.stood()
@@ -215,10 +227,9 @@ class HardenedCore(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
             self.offer = None
 
     def _SyncObj__onBecomeLeader(self) -> None:
-        """Begin a term of office: nothing is under way and no echo counts yet."""
+        """Begin a term of office: nothing is under way, nothing is known of the followers."""
         for progress in self._progress.values():
             progress.take_office(self.log.last_index)
-        self.reads.took_office()
         super()._SyncObj__onBecomeLeader()
         assert self.log[-1][0] == NO_OP, "a term of office begins with an entry of its own"
 
@@ -226,24 +237,32 @@ class HardenedCore(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
         """Replicate with bounded bytes in flight; each message is a heartbeat as well."""
         now = self._clock()
         timer = now >= self._SyncObj__newAppendEntriesTime
-        self._SyncObj__newAppendEntriesTime = now + self.timing.heartbeat_s
+        self._SyncObj__newAppendEntriesTime = self._next_beat(now)
+        self._told_s = now
         self._sent = (self.log.last_index, self.commit_index)
         self.reads.round += 1
         for peer in self._others():
             progress = self._progress[peer]
             if timer:
                 progress.paused = False
-            if not self.isNodeConnected(Peer(peer)):
+            if not self.isNodeConnected(peer_of(peer)):
                 continue
             if progress.next <= self.log.base_index:
                 self._offer_snapshot(peer)
             elif not self._stream(peer):
                 self._append_to(peer, progress.next - 1, [])
 
+    def _next_beat(self, now: float) -> float:
+        """Return the next whole multiple of the heartbeat's period: the groups of a node beat
+        together, and what they say to another node travels in one frame."""
+        return (now // self.timing.heartbeat_s + 1) * self.timing.heartbeat_s
+
     def _stream(self, peer: str) -> bool:
         """Send entries while there are any and there is room; return whether any were sent."""
         log, progress, before = self.log, self._progress[peer], self._progress[peer].next
         some = False
+        if self._clock() < progress.full_until_s:
+            return False
         while log.base_index < progress.next <= log.last_index and progress.may_send:
             entries = log.span(progress.next, log.last_index, self.timing.append_bytes_max)
             self._append_to(peer, progress.next - 1, entries)
@@ -255,9 +274,10 @@ class HardenedCore(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
     def _append_to(self, peer: str, after: int, entries: list[msg.Entry]) -> None:
         term = self.log.term_at(after)
         assert term is not None, "the entry before the next one is in the log"
-        self._send(
-            peer, msg.Append(self.term, self.commit_index, after, term, entries, self.reads.round)
-        )
+        made = msg.Append(self.term, self.commit_index, after, term, entries, self.reads.round)
+        if made != self._last_append:
+            self._last_append = made
+        self._send(peer, self._last_append)
 
     def _offer_snapshot(self, peer: str) -> None:
         if self.offer is not None and self.offer.index < self.log.base_index:

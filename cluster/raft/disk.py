@@ -1,11 +1,13 @@
 """The folder of write-ahead log segments on a real disk.
 
-Segments are preallocated so that fdatasync has no file size to write, created and removed
-durably (the folder is synced too), and never renamed. Names come from sequence numbers alone.
+Segments are preallocated so that writing into them needs no space and fdatasync has no file size
+to write, created and removed durably (the folder is synced too), and never renamed. `create` may
+run on another thread than the rest.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -27,17 +29,24 @@ class FolderDisk:
         return (self._folder / name).read_bytes()
 
     def create(self, name: str, size: int) -> None:
-        """Make a durable segment of `size` zero bytes; nothing stays behind when that fails."""
+        """Make a durable segment of `size` zero bytes; nothing stays behind when that fails.
+
+        Space is looked for first: an allocation that fails half way would, for that moment, take
+        what little is left from everybody else.
+        """
+        space = os.statvfs(self._folder)
+        if space.f_bavail * space.f_frsize < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder / name))
         descriptor = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, size)
             os.fsync(descriptor)
+            self._sync_folder()
         except OSError:
             (self._folder / name).unlink()
             raise
         finally:
             os.close(descriptor)
-        self._sync_folder()
 
     def write(self, name: str, offset: int, data: bytes) -> None:
         """Write all of `data` at `offset`."""

@@ -2,12 +2,14 @@
 
     event loop   steps the groups, sends, answers
     wal          writes and syncs one batch at a time; what gathers meanwhile is the next batch
-    apply        state machines and the vector index, many entries to a transaction
-    files        snapshots and checkpoints of SQLite
+    apply        state machines and the vector index: see `apply_lane`
+    files        snapshots
+    checkpoint   checkpoints of SQLite, before the log is cut (`cluster.raft.log_keeper`)
+    spare        the log's next segment, made ahead
 
-An error of the log's disk, or any broken invariant, ends the node: `run` raises. A full disk
-under a state machine does not: the entries wait, writes answer 507, and it goes on when there is
-space again.
+An error of the log's disk, or any broken invariant, ends the node: `run` raises. A full disk does
+not: writes answer 507, entries that a state machine has no space for wait, and all goes on when
+there is space again.
 """
 
 from __future__ import annotations
@@ -15,59 +17,55 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
 import sqlite3
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
-from cluster.config import Config
+from cluster.config import KIB, Config
+from cluster.raft.apply_lane import ApplyLane, Observer
 from cluster.raft.core import Timing
-from cluster.raft.disk import FolderDisk
 from cluster.raft.frames import ForeignPeer
 from cluster.raft.host import GroupHost
-from cluster.raft.messages import Chunk, Manifest, from_wire, to_wire
+from cluster.raft.log_keeper import LogKeeper
+from cluster.raft.log_memory import LogMemory
+from cluster.raft.messages import Chunk, Manifest, Message, from_wire, to_wire
 from cluster.raft.snapshot import Effect, Install, SendChunk, StoreChunk, WantSnapshot
-from cluster.raft.snapshot_files import SnapshotFiles
+from cluster.raft.snapshot_files import SnapshotStore
 from cluster.raft.tcp import PeerPort
 from cluster.raft.wal import Wal, WriteBatch
 from cluster.replica import Replica
+from cluster.surroundings import REAL, Surroundings
 
 log = logging.getLogger("recollect.raft")
 
-APPLY_BYTES_MAX: Final = 8 << 20
-MAINTENANCE_S: Final = 0.5
-DISK_FULL_RETRY_S: Final = 1.0
 EXPORT_RETRY_S: Final = 5.0
-FOLLOWERS_WAIT: Final = 4
-"""How many times its usual size a log may reach before a slow follower is left to a snapshot."""
-
-
-class Observer(Protocol):
-    """Who is told, on the apply thread, what happened to a replica's state."""
-
-    def applied(self, replica: Replica) -> None:
-        """A batch was committed; `machine.take_changes` says what it changed."""
-
-    def installed(self, replica: Replica) -> None:
-        """The state became another replica's."""
+SLOW_WRITE_S: Final = 0.5
+SWEEP_S: Final = 5.0
+OFFER_FORGOTTEN_S: Final = 60.0
+"""How long a snapshot that nobody pulls is kept: it takes as much disk as the state."""
 
 
 class Driver:
     """See the module. Made and run on the event loop."""
 
     def __init__(
-        self, config: Config, port: PeerPort, observer: Observer, rng: random.Random
+        self,
+        config: Config,
+        port: PeerPort,
+        observer: Observer,
+        surroundings: Surroundings = REAL,
     ) -> None:
-        self._config, self._port, self._observer, self._rng = config, port, observer, rng
+        self._config, self._port, self._observer = config, port, observer
+        self._surroundings, self._clock = surroundings, surroundings.clock
+        self._rng = random.Random(surroundings.random_bytes(16))
         self._wal = Wal(
-            FolderDisk(config.data_dir / "log"),
+            surroundings.log_disk(config.data_dir / "log"),
             config.segment_bytes,
-            lambda: secrets.randbits(32),
+            lambda: surroundings.random_number(4),
         )
         timing = Timing(
             election_timeout_s=config.election_timeout_ms / 1000,
@@ -75,16 +73,37 @@ class Driver:
             append_bytes_max=config.append_bytes_max,
             inflight_bytes_max=config.inflight_bytes_max,
         )
-        self.host = GroupHost(config.node_id, self._wal, clock=time.monotonic, timing=timing)
+        self.host = GroupHost(
+            config.node_id,
+            self._wal,
+            clock=self._clock,
+            timing=timing,
+            memory=LogMemory(config.log_memory_bytes_max, config.command_bytes_max + KIB),
+        )
         self.replicas: dict[int, Replica] = {}
-        self._snapshots: dict[int, SnapshotFiles] = {}
-        self._wal_thread = ThreadPoolExecutor(1, "wal")
-        self.apply_thread = ThreadPoolExecutor(1, "apply")
-        self._files_thread = ThreadPoolExecutor(1, "files")
+        self._snapshots: dict[int, SnapshotStore] = {}
+        self._exported: set[int] = set()
+        self._wal_thread = surroundings.threads(1, "wal")
+        self._apply_thread = surroundings.threads(1, "apply")
+        self._files_thread = surroundings.threads(1, "files")
+        self._checkpoint_thread = surroundings.threads(1, "checkpoint")
+        self._spare_thread = surroundings.threads(1, "spare")
         self._loop = asyncio.get_running_loop()
         self._fatal: asyncio.Future[None] = self._loop.create_future()
+        self.lane = ApplyLane(self._apply_thread, observer, clock=self._clock, fail=self.fail)
         self._planned = False
-        self._checkpointing: set[int] = set()
+        self.keeper = LogKeeper(
+            host=self.host,
+            wal=self._wal,
+            replicas=self.replicas,
+            log_bytes_max=config.log_bytes_max,
+            checkpoints=self._checkpoint_thread,
+            spares=self._spare_thread,
+            writer=self._wal_thread,
+            clock=self._clock,
+            on_loop=self._on_loop,
+            fail=self.fail,
+        )
         self.loop_lag_s = 0.0
         port.on_raft = self._received
 
@@ -95,12 +114,24 @@ class Driver:
     def add(self, group: int, members: tuple[str, ...], machine: Any) -> Replica:
         """Start this node's replica of a group."""
         raft = self.host.open_group(group, members, machine.position(), self._rng)
-        replica = Replica(group, raft, machine, lambda: self.touch(group))
+        replica = Replica(group, raft, machine, lambda: self.touch(group), clock=self._clock)
+        if replica.heavy:
+            raft.commit_notice_s = 0.0  # rare, and every node waits for what it says
         self.replicas[group] = replica
         folder: Path = self._config.data_dir / "snapshots"
-        self._snapshots[group] = SnapshotFiles(folder / f"{group:04d}", machine)
+        self._snapshots[group] = self._surroundings.snapshots(folder / f"{group:04d}", machine)
         self._plan()
         return replica
+
+    @property
+    def log_full(self) -> bool:
+        """Whether the log waits for space on the disk."""
+        return self._wal.full
+
+    @property
+    def state_full(self) -> bool:
+        """Whether committed entries wait for space on the disk."""
+        return any(replica.storage_full for replica in self.replicas.values())
 
     def touch(self, group: int) -> None:
         """Let a group step soon."""
@@ -122,10 +153,18 @@ class Driver:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._tick_for_ever())
-                tasks.create_task(self._maintain_for_ever())
+                tasks.create_task(self.keeper.run())
+                tasks.create_task(self._sweep_for_ever())
                 tasks.create_task(self._until_broken())
         finally:
-            for pool in (self._wal_thread, self.apply_thread, self._files_thread):
+            self.lane.close()
+            for pool in (
+                self._wal_thread,
+                self._apply_thread,
+                self._files_thread,
+                self._checkpoint_thread,
+                self._spare_thread,
+            ):
                 await asyncio.to_thread(pool.shutdown)
 
     def fail(self, error: BaseException) -> None:
@@ -142,7 +181,7 @@ class Driver:
     def _received(self, peer: str, group: int, raw: Any) -> None:
         try:
             message = from_wire(raw)
-        except msgspec.ValidationError as error:
+        except msgspec.MsgspecError as error:
             raise ForeignPeer(f"{peer} sent a malformed message") from error
         self._act(lambda: self.host.receive(peer, group, message), None)
 
@@ -163,70 +202,37 @@ class Driver:
             return
         if ready.persist is not None:
             self._wal_thread.submit(self._write, ready.persist)
-        for peer, group, message in ready.send:
-            self._port.post_raft(peer, group, to_wire(message))
+        self._post(ready.send)
         for group, entries in ready.apply:
-            self.replicas[group].inbox.extend(entries)
-            if not self.replicas[group].retrying:
-                self.apply_thread.submit(self._apply, self.replicas[group])
+            self.replicas[group].take_committed(entries)
         for group, effect in ready.effects:
             self._perform(group, effect)
-        for replica in self.replicas.values():
-            replica.observe()
+        for group in ready.stepped:
+            self.replicas[group].observe()
+            self.lane.look(self.replicas[group])
+        self.keeper.refill()
         if not self.host.idle:
             self._plan()
 
+    def _post(self, send: list[tuple[str, int, Message]]) -> None:
+        last: Message | None = None
+        wire: Any = None
+        for peer, group, message in send:
+            if message is not last:
+                last, wire = message, to_wire(message)
+            self._port.post_raft(peer, group, wire)
+
     def _write(self, batch: WriteBatch) -> None:
+        began_s = self._clock()
         try:
             self._wal.write(batch)
         except Exception as error:  # noqa: BLE001  # nothing may follow an unwritten batch
             self._loop.call_soon_threadsafe(self.fail, error)
         else:
+            took_s = self._clock() - began_s
+            if took_s > SLOW_WRITE_S:
+                log.warning("the log's disk took %.1f s for %d bytes", took_s, len(batch.data))
             self._on_loop(lambda: self.host.synced(batch.sequence))
-
-    # -- applying -----------------------------------------------------------------------------
-
-    def _apply(self, replica: Replica) -> None:
-        entries = replica.take_inbox(APPLY_BYTES_MAX)
-        if not entries:
-            return
-        try:
-            results = self._commit(replica, entries)
-        except Exception as error:  # noqa: BLE001  # the state is in doubt: the node must stop
-            self._loop.call_soon_threadsafe(self.fail, error)
-            return
-        if results is None:
-            self._loop.call_soon_threadsafe(self._stalled, replica)
-        else:
-            self._on_loop(lambda: self._applied(replica, entries, results))
-
-    def _commit(self, replica: Replica, entries: list[Any]) -> list[Any] | None:
-        """Apply in one transaction; None when the disk is full, and nothing was applied."""
-        try:
-            results: list[Any] = replica.machine.apply(entries)
-        except sqlite3.OperationalError as error:
-            if not _disk_full(error):
-                raise
-            replica.give_back(entries)
-            return None
-        self._observer.applied(replica)
-        return results
-
-    def _applied(self, replica: Replica, entries: list[Any], results: list[Any]) -> None:
-        replica.storage_full = False
-        replica.applied(entries, results)
-        if replica.inbox:
-            self.apply_thread.submit(self._apply, replica)
-
-    def _stalled(self, replica: Replica) -> None:
-        if not replica.storage_full:
-            log.error("group %d waits for space: the disk is full", replica.group)
-        replica.storage_full = replica.retrying = True
-        self._loop.call_later(DISK_FULL_RETRY_S, self._retry, replica)
-
-    def _retry(self, replica: Replica) -> None:
-        replica.retrying = False
-        self.apply_thread.submit(self._apply, replica)
 
     # -- snapshots ----------------------------------------------------------------------------
 
@@ -237,11 +243,11 @@ class Driver:
         elif isinstance(effect, SendChunk):
             self._files_thread.submit(self._send_chunk, files, replica, effect)
         elif isinstance(effect, StoreChunk):
-            self._files_thread.submit(files.store, effect.offset, effect.data)
+            self._files_thread.submit(self._store_chunk, files, replica, effect)
         else:
             self._files_thread.submit(self._check_incoming, files, replica, effect)
 
-    def _export(self, files: SnapshotFiles, replica: Replica) -> None:
+    def _export(self, files: SnapshotStore, replica: Replica) -> None:
         manifest: Manifest | None = None
         try:
             manifest = files.export()
@@ -256,34 +262,42 @@ class Driver:
         )
 
     def _snapshot_ready(self, replica: Replica, manifest: Manifest | None) -> None:
+        self._exported.add(replica.group)
         replica.raft.snapshot_ready(manifest)
         self.touch(replica.group)
 
-    def _send_chunk(self, files: SnapshotFiles, replica: Replica, effect: SendChunk) -> None:
+    def _send_chunk(self, files: SnapshotStore, replica: Replica, effect: SendChunk) -> None:
         data = files.read(effect.sha256, effect.offset, self._config.snapshot_chunk_bytes)
         if data:
             chunk = Chunk(effect.sha256, effect.offset, data)
             self._on_loop(lambda: self.host.post(effect.peer, replica.group, chunk), replica.group)
 
-    def _check_incoming(self, files: SnapshotFiles, replica: Replica, effect: Install) -> None:
+    def _store_chunk(self, files: SnapshotStore, replica: Replica, effect: StoreChunk) -> None:
+        if not files.store(effect.offset, effect.data):
+            self._on_loop(replica.raft.install_failed, replica.group)
+
+    def _check_incoming(self, files: SnapshotStore, replica: Replica, effect: Install) -> None:
         if files.complete(effect.manifest):
-            self.apply_thread.submit(self._install, files, replica, effect.manifest)
+            install = partial(self._install, files, replica, effect.manifest)
+            self._on_loop(lambda: self.lane.submit(install))
         else:
             self._on_loop(replica.raft.install_failed, replica.group)
 
-    def _install(self, files: SnapshotFiles, replica: Replica, manifest: Manifest) -> None:
+    def _install(
+        self, files: SnapshotStore, replica: Replica, manifest: Manifest
+    ) -> Callable[[], None]:
+        """Replace the state, in the lane; what it returns tells the group."""
         try:
-            replica.machine.install(files.incoming)
+            replica.will_show(manifest.index)
+            files.install()
             replica.discard_below(manifest.index)
             self._observer.installed(replica)
-        except Exception as error:  # noqa: BLE001  # whatever it is, nothing is acknowledged
+        except Exception as error:
             log.warning("group %d: snapshot not installed: %s", replica.group, error)
             if replica.machine.position() == (manifest.index, manifest.term):
-                self._loop.call_soon_threadsafe(self.fail, error)
-                return
-            self._on_loop(replica.raft.install_failed, replica.group)
-        else:
-            self._on_loop(lambda: self._installed(replica, manifest), replica.group)
+                raise
+            return partial(self._act, replica.raft.install_failed, replica.group)
+        return partial(self._act, partial(self._installed, replica, manifest), replica.group)
 
     def _installed(self, replica: Replica, manifest: Manifest) -> None:
         log.info("group %d: refilled by a snapshot at %d", replica.group, manifest.index)
@@ -309,43 +323,20 @@ class Driver:
     async def _tick_for_ever(self) -> None:
         period_s = self._config.tick_ms / 1000
         while True:
-            before = time.monotonic()
+            before = self._clock()
             await asyncio.sleep(period_s)
-            self.loop_lag_s = max(0.0, time.monotonic() - before - period_s)
+            self.loop_lag_s = max(0.0, self._clock() - before - period_s)
             self.host.elapse()
             self._plan()
 
-    async def _maintain_for_ever(self) -> None:
-        """Cut logs that grew, or that keep old segments, below what SQLite has made durable."""
+    async def _sweep_for_ever(self) -> None:
+        """Forget snapshots that nobody pulls any more."""
         while True:
-            await asyncio.sleep(MAINTENANCE_S)
-            pinning = self.host.pinning()
+            await asyncio.sleep(SWEEP_S)
             for group, replica in self.replicas.items():
-                size = replica.raft.log.size_bytes
-                large = size > self._config.log_bytes_max
-                if (large or group in pinning) and group not in self._checkpointing:
-                    self._checkpointing.add(group)
-                    urgent = group in pinning or size > FOLLOWERS_WAIT * self._config.log_bytes_max
-                    self._files_thread.submit(self._checkpoint, replica, urgent)
-
-    def _checkpoint(self, replica: Replica, urgent: bool) -> None:  # noqa: FBT001
-        durable = 0
-        try:
-            durable = replica.machine.make_durable()
-        except Exception as error:  # noqa: BLE001  # what is durable is in doubt
-            if not _disk_full(error):
-                self._loop.call_soon_threadsafe(self.fail, error)
-                return
-            log.warning("group %d: no space for a checkpoint; its log stays", replica.group)
-        self._on_loop(lambda: self._cut(replica, durable, urgent=urgent), replica.group)
-
-    def _cut(self, replica: Replica, durable: int, *, urgent: bool) -> None:
-        self._checkpointing.discard(replica.group)
-        replica.raft.compact(durable, urgent=urgent)
-
-
-def _disk_full(error: BaseException) -> bool:
-    return (
-        isinstance(error, sqlite3.OperationalError)
-        and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
-    )
+                raft = replica.raft
+                if self._clock() - raft.offer_used_s > OFFER_FORGOTTEN_S:
+                    raft.offer = None
+                if raft.offer is None and not raft.offer_wanted and group in self._exported:
+                    self._exported.discard(group)
+                    self._files_thread.submit(self._snapshots[group].discard)

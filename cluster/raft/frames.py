@@ -4,8 +4,9 @@ Both ends share a secret. The dialler sends HELLO (magic, its name, a nonce); th
 answers with its own nonce and a proof; the dialler proves too. From the secret and both nonces
 each direction gets its own key, so a recorded connection cannot be replayed, nor one direction
 be fed back as the other. Every frame carries a keyed BLAKE2b MAC over its sequence number and
-body; a wrong MAC, a length over the limit or a name that is no member ends the connection
-before a byte of the body is decoded. There is no code in any of it: bodies are msgpack.
+body, and one over its length alone: a changed length must not be waited for. A wrong MAC, a length
+over the limit or a name that is no member ends the connection before a byte of the body is
+decoded. There is no code in any of it: bodies are msgpack.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ MAGIC: Final = b"RCLPEER1"
 NONCE_BYTES: Final = 32
 PROOF_BYTES: Final = 32
 MAC_BYTES: Final = 16
-HEADER: Final = struct.Struct(f"<I{MAC_BYTES}s")
+LENGTH: Final = struct.Struct("<I")
+LENGTH_MAC_BYTES: Final = 8
+HEADER: Final = struct.Struct(f"<I{LENGTH_MAC_BYTES}s{MAC_BYTES}s")
 NAME_BYTES_MAX: Final = 255
 
 
@@ -68,7 +71,8 @@ class Sealer:
     def seal(self, body: bytes) -> list[bytes]:
         """Return the buffers of one frame."""
         self._sequence += 1
-        return [HEADER.pack(len(body), mac(self.key, self._sequence, body)), body]
+        length_mac = mac_of_length(self.key, self._sequence, len(body))
+        return [HEADER.pack(len(body), length_mac, mac(self.key, self._sequence, body)), body]
 
 
 @dataclass
@@ -84,15 +88,18 @@ class Opener:
         """Take what arrived; return the complete bodies in it.
 
         Raises:
-            ForeignPeer: a frame over the limit, or with a wrong MAC.
+            ForeignPeer: a frame over the limit, or with a wrong MAC; of a length as soon as it is
+                there.
         """
         self._buffer += data
         bodies: list[bytes] = []
         start = 0
         while len(self._buffer) - start >= HEADER.size:
-            length, tag = HEADER.unpack_from(self._buffer, start)
+            length, length_tag, tag = HEADER.unpack_from(self._buffer, start)
             if length > self.bytes_max:
                 raise ForeignPeer(f"a frame of {length} bytes")
+            if not same(mac_of_length(self.key, self._sequence + 1, length), length_tag):
+                raise ForeignPeer("a frame with a wrong length")
             end = start + HEADER.size + length
             if len(self._buffer) < end:
                 break
@@ -110,6 +117,13 @@ def mac(key: bytes, sequence: int, body: bytes) -> bytes:
     """Return the keyed BLAKE2b MAC of a frame."""
     salt = struct.pack("<QQ", sequence, 0)
     return hashlib.blake2b(body, digest_size=MAC_BYTES, key=key, salt=salt).digest()
+
+
+def mac_of_length(key: bytes, sequence: int, length: int) -> bytes:
+    """Return the keyed BLAKE2b MAC of a frame's length."""
+    salt = struct.pack("<QQ", sequence, 1)
+    packed = LENGTH.pack(length)
+    return hashlib.blake2b(packed, digest_size=LENGTH_MAC_BYTES, key=key, salt=salt).digest()
 
 
 def pack(kind: int, content: Any) -> bytes:

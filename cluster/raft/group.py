@@ -30,9 +30,10 @@ from typing import Any, ClassVar, Final
 
 from cluster.raft import messages as msg
 from cluster.raft import snapshot as snap
-from cluster.raft.core import FOLLOWER, HardenedCore
+from cluster.raft.core import FOLLOWER
 from cluster.raft.log import REGULAR
-from cluster.raft.pinned import Peer
+from cluster.raft.office import Officer
+from cluster.raft.pinned import peer as peer_of
 from cluster.raft.reads import Answer
 from cluster.raft.receive import (
     Accept,
@@ -41,14 +42,14 @@ from cluster.raft.receive import (
     Refuse,
     admit_ack,
     admit_append,
+    fitting,
 )
 
 OFFER_KEPT_S: Final = 10.0
-OFFER_LOG_BYTES_MAX: Final = 64 << 20
-"""How long, and how much log, is kept for the sake of a snapshot that somebody pulls."""
+"""How long log is kept for the sake of a snapshot that somebody pulls."""
 
 
-class RaftGroup(HardenedCore):
+class RaftGroup(Officer):
     """See the module."""
 
     # -- what the node asks -------------------------------------------------------------------
@@ -57,9 +58,9 @@ class RaftGroup(HardenedCore):
         """Append a command to the leader's log; return its (index, term), or None.
 
         Closes D17: nothing is queued or forwarded, so a command is in this leader's log at once
-        or nowhere.
+        or nowhere. None as well when the log has no room for it.
         """
-        if not self.is_leader or self.failed:
+        if not self.is_leader or self.failed or self.heir or not self.log.admits([command]):
             return None
         index = self.log.last_index + 1
         self.log.add(REGULAR + command, index, self.term)
@@ -69,14 +70,6 @@ class RaftGroup(HardenedCore):
         """Ask for a ReadIndex; `answer` gets the index to wait for, or None."""
         self.reads.ask(answer)
 
-    def transfer_to(self, peer: str) -> None:
-        """Ask `peer` to stand at once; without effect unless it is caught up."""
-        self.transferLeadership(Peer(peer))
-
-    def caught_up(self, peer: str) -> bool:
-        """Whether `peer` holds all of this leader's log."""
-        return bool(self._SyncObj__raftMatchIndex.get(Peer(peer), 0) == self.log.last_index)
-
     def compact(self, durable_applied: int, *, urgent: bool = True) -> None:
         """Cut the log below what the state machine has made durable (D1, D8).
 
@@ -85,14 +78,12 @@ class RaftGroup(HardenedCore):
         """
         limit = min(durable_applied, self.log.durable_index, self.delivered_index)
         if self.is_leader and not urgent:
-            connected = [p for p in self._others() if self.isNodeConnected(Peer(p))]
+            connected = [p for p in self._others() if self.isNodeConnected(peer_of(p))]
             limit = min([limit, *(self._progress[peer].match for peer in connected)])
         used = self._clock() - self.offer_used_s < OFFER_KEPT_S
-        if self.offer is not None and used and self.log.size_bytes < OFFER_LOG_BYTES_MAX:
+        if self.offer is not None and used and self.log.size_bytes < self.log.memory.offer_max:
             limit = min(limit, self.offer.index)
         self.log.compact(limit)
-        if self.offer is not None and self.offer.index < self.log.base_index:
-            self.offer = None
 
     # -- connections and time -----------------------------------------------------------------
 
@@ -101,7 +92,7 @@ class RaftGroup(HardenedCore):
         self._port.connected(peer)
         self._progress[peer].reconnected()
         if self.is_leader:
-            self._SyncObj__raftMatchIndex[Peer(peer)] = 0
+            self._SyncObj__raftMatchIndex[peer_of(peer)] = 0
             self._stream(peer)
 
     def disconnected(self, peer: str) -> None:
@@ -118,15 +109,22 @@ class RaftGroup(HardenedCore):
         now = self._clock()
         if not self.is_leader and self.election.due(now):
             self._consider_standing(now)
-        self.doTick(0)
+        if self.is_leader or self._SyncObj__raftElectionDeadline < now:
+            self.doTick(0)
+        else:
+            self._heed_hearsay()
+            self._SyncObj__applyLogEntries()  # all that the stock tick would do
+        commit_index = self.commit_index
         if self.is_leader:
-            current = (self.log.last_index, self.commit_index)
-            if current != self._sent or self.reads.wants_broadcast:
+            if self.heir:
+                self._bequeath()
+            if self._has_news(now, commit_index):
                 self._SyncObj__sendAppendEntries()
-        self._serve_reads()
-        self.log.release_hold(self.commit_index)
-        assert self.log.base_index <= self.delivered_index <= self.commit_index
-        assert self.commit_index <= self.log.last_index, "commit beyond the log"
+        if self.reads.waiting:
+            self._serve_reads()
+        self.log.release_hold(commit_index)
+        assert self.log.base_index <= self.delivered_index <= commit_index
+        assert commit_index <= self.log.last_index, "commit beyond the log"
 
     def _serve_reads(self) -> None:
         self.reads.serve(
@@ -162,13 +160,15 @@ class RaftGroup(HardenedCore):
             self.failed = str(violation)
 
     def _to_core(self, sender: str, message: dict[str, Any]) -> None:
-        self._SyncObj__onMessageReceived(Peer(sender), message)
+        self._SyncObj__onMessageReceived(peer_of(sender), message)
 
     def _on_append(self, sender: str, message: msg.Append) -> None:
         if not self._follow(sender, message.term):
             self._answer(sender, message.round)
             return
         self.told = (message.commit_index, self._clock())
+        whole, message = message, fitting(message, self.log)
+        full = message is not whole
         verdict = admit_append(message, self.log, self.commit_index)
         if isinstance(verdict, Refuse):
             return
@@ -177,7 +177,9 @@ class RaftGroup(HardenedCore):
             self._answer(sender, message.round, rejected=verdict.rejected, hint=verdict.hint)
             return
         self._append(sender, verdict)
-        self._answer(sender, message.round, matched=verdict.matched)
+        self._answer(sender, message.round, matched=verdict.matched, full=full)
+        if not whole.entries and verdict.matched > self.log.durable_index:
+            self._answer(sender, message.round)  # at once: it is heard, though the disk is busy
 
     def _append(self, sender: str, verdict: Accept) -> None:
         accepted = verdict.message
@@ -209,10 +211,8 @@ class RaftGroup(HardenedCore):
             sender, {"type": "append_entries", "term": term, "commit_index": self.commit_index}
         )
 
-    def _answer(
-        self, sender: str, round_: int, *, matched: int = 0, rejected: int = 0, hint: int = 0
-    ) -> None:
-        self._send(sender, msg.Ack(self.term, round_, matched, rejected, hint))
+    def _answer(self, sender: str, round_: int, **proved: Any) -> None:
+        self._send(sender, msg.Ack(self.term, round_, **proved))
 
     def _on_offer(self, sender: str, message: msg.Offer) -> None:
         if not self._follow(sender, message.term):
@@ -259,9 +259,11 @@ class RaftGroup(HardenedCore):
             self.offer_used_s = self._clock()  # it answers offers: it is pulling or installing
         self._heard_follower(sender)
         progress = self._progress[sender]
+        if ack.full:
+            progress.rest(self._clock())
         if ack.matched:
             progress.accepted(ack.matched)
-            self._SyncObj__raftMatchIndex[Peer(sender)] = progress.match
+            self._SyncObj__raftMatchIndex[peer_of(sender)] = progress.match
         if ack.rejected:
             progress.rejected(ack.rejected, ack.hint)
         self._stream(sender)
@@ -353,4 +355,4 @@ class RaftGroup(HardenedCore):
 
     def install_failed(self) -> None:
         """The snapshot was not usable: nothing changed, nothing is acknowledged (D5)."""
-        self.receiver.done()
+        self.receiver.failed(self._clock())

@@ -4,6 +4,13 @@ Things happen to a host (a message, a proposal, time, a finished sync); then `re
 to be done, in the only safe order: *persist* this batch, *send* these messages, *apply* these
 entries. A message is released when the batch that was open at its making is on disk (the gate),
 so nothing leaves that a crash could make untrue, one-member groups included (D19).
+
+A leader's appends leave at once, so that followers write while the leader does (Raft thesis,
+section 10.2.1): they promise nothing but what their receivers will write themselves. The term they
+carry was durable before the votes for it were asked for, and their commit index counts this
+replica's disk like any other's (`HardenedCore.commit_index`). And so do acknowledgements of what is
+durable already, heartbeats among them: a disk that is busy unseats nobody. A disk that stays at
+one batch for some election timeouts does: its node's appends wait for it, and others stand.
 """
 
 from __future__ import annotations
@@ -12,15 +19,18 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from cluster.raft.core import Timing
 from cluster.raft.group import RaftGroup
 from cluster.raft.log import GroupLog, GroupState, Records
-from cluster.raft.messages import Entry, Message
+from cluster.raft.log_memory import LogMemory
+from cluster.raft.messages import Ack, Append, Entry, Message
 from cluster.raft.snapshot import Effect
 from cluster.raft.wal import Wal, WriteBatch
 from cluster.raft.wal_format import CorruptLog
 
+STALLED_ELECTIONS: Final = 3
 NEW = (1, 0)
 """Where the state of a new group stands: at the root entry."""
 
@@ -35,9 +45,16 @@ class Ready:
     apply: list[tuple[int, list[Entry]]]
     """(group, committed and durable entries)."""
     effects: list[tuple[int, Effect]]
+    stepped: tuple[int, ...]
+    """The groups that something happened to."""
 
 
-def recover(state: GroupState, applied: tuple[int, int], records: Records) -> GroupLog:
+def recover(
+    state: GroupState,
+    applied: tuple[int, int],
+    records: Records,
+    memory: LogMemory | None = None,
+) -> GroupLog:
     """Fit a recovered log to the (index, term) that the state machine stands at (D1, D9).
 
     The state machine behind the log's base: acknowledged entries are gone from this replica, so
@@ -46,7 +63,7 @@ def recover(state: GroupState, applied: tuple[int, int], records: Records) -> Gr
     the log's reset was written; what the state machine has applied is committed, so the log
     starts again behind it.
     """
-    log = GroupLog(state, records)
+    log = GroupLog(state, records, memory)
     index, term = applied
     if index < log.base_index:
         acknowledged = log.last_index
@@ -63,9 +80,10 @@ class _Outbox:
     """Messages that wait for a sync, in order."""
 
     waiting: deque[tuple[int, str, int, Message]] = field(default_factory=deque)
+    free: list[tuple[str, int, Message]] = field(default_factory=list)
 
     def released(self, synced: int) -> list[tuple[str, int, Message]]:
-        out: list[tuple[str, int, Message]] = []
+        out, self.free = self.free, []
         while self.waiting and self.waiting[0][0] <= synced:
             _, peer, group, message = self.waiting.popleft()
             out.append((peer, group, message))
@@ -75,8 +93,17 @@ class _Outbox:
 class GroupHost:
     """See the module. `wal` is not open yet; `open` recovers it."""
 
-    def __init__(self, me: str, wal: Wal, *, clock: Callable[[], float], timing: Timing) -> None:
+    def __init__(
+        self,
+        me: str,
+        wal: Wal,
+        *,
+        clock: Callable[[], float],
+        timing: Timing,
+        memory: LogMemory | None = None,
+    ) -> None:
         self.me = me
+        self.memory = memory or LogMemory()
         self.groups: dict[int, RaftGroup] = {}
         self._wal, self._clock, self._timing = wal, clock, timing
         self._recovered: dict[int, GroupState] = {}
@@ -84,7 +111,7 @@ class GroupHost:
         self._dirty: dict[int, None] = {}
         self._outbox = _Outbox()
         self._writing = False
-        wal.attach(self._restate)
+        self._writing_since_s = 0.0
 
     def open(self) -> None:
         """Recover the log; raises CorruptLog or OSError.
@@ -99,14 +126,6 @@ class GroupHost:
             assert batch is not None, "a record makes a batch"
             self._wal.write(batch)
 
-    def _restate(self) -> dict[int, tuple[int, str | None, tuple[int, int], int]]:
-        states = {
-            group: (state.term, state.vote, state.base, state.hold)
-            for group, state in self._recovered.items()
-        }
-        states.update({group: raft.log.snapshot_of() for group, raft in self.groups.items()})
-        return states
-
     def open_group(
         self, group: int, members: tuple[str, ...], applied: tuple[int, int], rng: random.Random
     ) -> RaftGroup:
@@ -119,7 +138,7 @@ class GroupHost:
         if group not in self._recovered and applied != NEW:
             raise CorruptLog(f"group {group} stands at {applied}, but the log has no record of it")
         state = self._recovered.pop(group, None) or GroupState()
-        log = recover(state, applied, self._wal.records(group))
+        log = recover(state, applied, self._wal.records(group), self.memory)
         raft = RaftGroup(
             self.me,
             members,
@@ -139,8 +158,25 @@ class GroupHost:
 
     def post(self, peer: str, group: int, message: Message) -> None:
         """Queue a message; it leaves once everything decided by now is on disk."""
-        if peer in self._connected:
+        if peer not in self._connected:
+            return
+        if self._is_free(group, message):
+            self._outbox.free.append((peer, group, message))
+        else:
             self._outbox.waiting.append((self._wal.gate, peer, group, message))
+
+    def _is_free(self, group: int, message: Message) -> bool:
+        """Whether a message says nothing that is not on disk yet."""
+        raft = self.groups.get(group)
+        if isinstance(message, Ack) and raft is not None:
+            return raft.log.meta_durable and message.matched <= raft.log.durable_index
+        return isinstance(message, Append) and not self._stalled
+
+    @property
+    def _stalled(self) -> bool:
+        """Whether the disk has been at one batch for so long that others had better lead."""
+        patience_s = STALLED_ELECTIONS * self._timing.election_timeout_s
+        return self._writing and self._clock() - self._writing_since_s > patience_s
 
     # -- what happens -------------------------------------------------------------------------
 
@@ -167,14 +203,18 @@ class GroupHost:
         """A connection closed; what still waits for it is dropped, as the network would."""
         self._connected.pop(peer, None)
         self._outbox.waiting = deque(item for item in self._outbox.waiting if item[1] != peer)
+        self._outbox.free = [item for item in self._outbox.free if item[0] != peer]
         for group, raft in self.groups.items():
             if peer in raft.members:
                 raft.disconnected(peer)
                 self._dirty[group] = None
 
     def elapse(self) -> None:
-        """Time has passed: every group looks at its timers."""
-        self._dirty.update(dict.fromkeys(self.groups))
+        """Time has passed: the groups whose timers ran out step."""
+        now = self._clock()
+        for group, raft in self.groups.items():
+            if raft.due_s <= now:
+                self._dirty[group] = None
 
     def synced(self, sequence: int) -> None:
         """The batch being written is on disk."""
@@ -202,8 +242,10 @@ class GroupHost:
             effects += [(group, effect) for effect in raft.effects]
             raft.effects = []
         batch = None if self._writing else self._wal.take()
-        self._writing = self._writing or batch is not None
-        return Ready(batch, self._outbox.released(self._wal.synced_sequence), apply, effects)
+        if batch is not None:
+            self._writing, self._writing_since_s = True, self._clock()
+        send = self._outbox.released(self._wal.synced_sequence)
+        return Ready(batch, send, apply, effects, tuple(dirty))
 
     @property
     def idle(self) -> bool:

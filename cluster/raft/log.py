@@ -9,6 +9,8 @@ highest index up to which the entries *as they stand now* are known to be on dis
 lowers it at once, a finished sync raises it to what that batch held and no later truncation
 took back. Only durable entries are applied (a leader must not act on an entry that its own
 crash could take away), and only then may a client hear of them (D19).
+
+What the entries take in memory counts towards the node's `LogMemory`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Protocol, overload
 
 from pysyncobj.journal import Journal
 
+from cluster.raft.log_memory import ENTRY_BYTES, LogMemory
 from cluster.raft.messages import Entry
 
 NO_OP = b"\x01"
@@ -64,23 +67,42 @@ class Records(Protocol):
         """Neither vote nor stand until the log reaches `index`."""
 
     def open_sequence(self) -> int:
-        """Return the number of the batch that will hold the records written now."""
+        """Return the number of the batch that holds the newest record."""
+
+    def admits(self, count: int, size_bytes: int) -> bool:
+        """Whether so many entries, with commands of that size, have a place on disk."""
+
+    @property
+    def full(self) -> bool:
+        """Whether the disk has no space for the log to grow."""
 
 
 class GroupLog(Journal):  # type: ignore[misc]  # pysyncobj is untyped
     """See the module. Not thread-safe: it belongs to the thread that runs the groups."""
 
-    def __init__(self, state: GroupState, records: Records) -> None:
+    def __init__(
+        self, state: GroupState, records: Records, memory: LogMemory | None = None
+    ) -> None:
         index, term = state.base
+        self.memory = memory or LogMemory()
+        self.memory.groups += 1
+        self.size_bytes = 0
         self._entries: list[Entry] = [(NO_OP, index, term), *state.entries]
         self._records = records
         self._term, self._vote = state.term, state.vote
         self._hold = state.hold
         self._pending: deque[tuple[int, int]] = deque()  # (batch sequence, last index in it)
-        self._commit_index = index
+        self._meta_sequence = 0
+        self.meta_durable = True
+        """Whether term and vote as they stand are on disk."""
         self.durable_index = self.last_index
-        self.size_bytes = sum(len(command) for command, _, _ in self._entries)
+        self._grow(self._entries)
         self.validate()
+
+    def _grow(self, entries: Sequence[Entry], sign: int = 1) -> None:
+        size = sign * sum(len(entry[0]) + ENTRY_BYTES for entry in entries)
+        self.size_bytes += size
+        self.memory.add(size)
 
     def validate(self) -> None:
         """Assert that indexes are contiguous and terms never fall."""
@@ -122,6 +144,23 @@ class GroupLog(Journal):  # type: ignore[misc]  # pysyncobj is untyped
             return None
         return self._entries[index - self.base_index][2]
 
+    def admits(self, commands: Sequence[bytes]) -> bool:
+        """Whether there is room, in memory and on disk, for entries with these commands.
+
+        Only entries that carry data are asked about. The one that begins a term of office is not:
+        without it nothing of an earlier term could be committed, and then cut.
+        """
+        size = sum(map(len, commands))
+        more = size + len(commands) * ENTRY_BYTES
+        return self.memory.admits(self.size_bytes, more) and self._records.admits(
+            len(commands), size
+        )
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether the disk has no space for the log to grow."""
+        return self._records.full
+
     def span(self, first: int, last: int, bytes_max: int) -> list[Entry]:
         """Return entries first..last, at least one if there is one, then up to `bytes_max`."""
         assert first > self.base_index, "the base is not an entry"
@@ -151,8 +190,9 @@ class GroupLog(Journal):  # type: ignore[misc]  # pysyncobj is untyped
         """Append one entry; it is durable once its batch is synced."""
         assert idx == self.last_index + 1, f"entry {idx} after {self.last_index}"
         assert term >= self.last_term, f"term {term} after {self.last_term}"
-        self._entries.append((command, idx, term))
-        self.size_bytes += len(command)
+        entry = (command, idx, term)
+        self._entries.append(entry)
+        self._grow((entry,))
         self._records.entry(idx, term, command)
         sequence = self._records.open_sequence()
         if self._pending and self._pending[-1][0] == sequence:
@@ -166,7 +206,7 @@ class GroupLog(Journal):  # type: ignore[misc]  # pysyncobj is untyped
         if index > self.last_index:
             return
         position = index - self.base_index
-        self.size_bytes -= sum(len(entry[0]) for entry in self._entries[position:])
+        self._grow(self._entries[position:], -1)
         del self._entries[position:]
         self._records.truncate(index)
         self.durable_index = min(self.durable_index, index - 1)
@@ -180,15 +220,17 @@ class GroupLog(Journal):  # type: ignore[misc]  # pysyncobj is untyped
             return
         position = index - self.base_index
         _, base_index, base_term = self._entries[position]
-        self.size_bytes -= sum(len(entry[0]) for entry in self._entries[: position + 1])
-        self._entries[: position + 1] = [(NO_OP, base_index, base_term)]
-        self.size_bytes += len(NO_OP)
+        base = (NO_OP, base_index, base_term)
+        self._grow(self._entries[: position + 1], -1)
+        self._entries[: position + 1] = [base]
+        self._grow((base,))
         self._records.base(base_index, base_term)
 
     def reset(self, index: int, term: int) -> None:
         """Start again after `index`: its state came as a snapshot."""
+        self._grow(self._entries, -1)
         self._entries = [(NO_OP, index, term)]
-        self.size_bytes = len(NO_OP)
+        self._grow(self._entries)
         self._pending.clear()
         self.durable_index = index
         self._records.reset(index, term)
@@ -206,31 +248,27 @@ class GroupLog(Journal):  # type: ignore[misc]  # pysyncobj is untyped
 
     def synced(self, sequence: int) -> None:
         """Learn that all batches up to `sequence` are on disk."""
+        self.meta_durable = self.meta_durable or self._meta_sequence <= sequence
         while self._pending and self._pending[0][0] <= sequence:
             _, last = self._pending.popleft()
             assert last <= self.last_index, "durable beyond the end"
             self.durable_index = max(self.durable_index, last)
 
     # -- pysyncobj's names --------------------------------------------------------------------
+    # Those that are not here raise in `Journal`: the core neither clears nor compacts the log.
 
     def deleteEntriesFrom(self, position: int) -> None:
         """Truncate from a list position; nothing to do past the end."""
         if position < len(self._entries):
             self.delete_from(self._entries[position][1])
 
-    def deleteEntriesTo(self, _position: int) -> None:
-        """Never called: compaction is `compact`, decided by what is durable (D7, D8, D14)."""
-        raise AssertionError("the core does not compact")
-
-    def clear(self) -> None:
-        """Never called: the core does not load snapshots (D1, D4)."""
-        raise AssertionError("the core does not clear the log")
-
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
         """Persist term and vote; the message that depends on them waits for the sync."""
         assert term >= self._term, "a term never falls"
         self._term, self._vote = term, votedForNodeId
         self._records.meta(term, votedForNodeId)
+        self._meta_sequence = self._records.open_sequence()
+        self.meta_durable = False
 
     def getCurrentTerm(self) -> int:
         """Return the persisted term."""
@@ -241,24 +279,8 @@ class GroupLog(Journal):  # type: ignore[misc]  # pysyncobj is untyped
         return self._vote
 
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
-        """Remember in memory only: after a restart the leader tells it again (D11)."""
-        self._commit_index = raftCommitIndex
-
-    def getRaftCommitIndex(self) -> int:
-        """Return what is known to be committed."""
-        return self._commit_index
-
-    def onOneSecondTimer(self) -> None:
-        """Nothing to write once a second."""
-
-    def _destroy(self) -> None:
-        """Nothing to close: the write-ahead log belongs to the node."""
+        """Nothing to write: after a restart the leader tells it again (D11)."""
 
     def snapshot_of(self) -> tuple[int, str | None, tuple[int, int], int]:
-        """Return (term, vote, base, hold): what each new segment restates."""
+        """Return (term, vote, base, hold) as they stand."""
         return self._term, self._vote, (self._entries[0][1], self._entries[0][2]), self._hold
-
-
-def contiguous(entries: Sequence[Entry], after: int) -> bool:
-    """Whether entries follow `after` one by one."""
-    return all(entry[1] == after + k for k, entry in enumerate(entries, start=1))

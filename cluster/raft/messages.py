@@ -51,13 +51,14 @@ class Offer(msgspec.Struct, tag="offer", frozen=True):
 class Ack(msgspec.Struct, tag="ack", frozen=True):
     """Follower to leader. `matched`: all up to it is durable here and equal to the leader's log
     (0: nothing was proved); `rejected`: the previous index that was asked for and is not here
-    (0: none), `hint` is where to go on from."""
+    (0: none), `hint` is where to go on from. `full`: entries were dropped for want of room."""
 
     term: Natural
     round: Natural
     matched: Natural = 0
     rejected: Natural = 0
     hint: Natural = 0
+    full: bool = False
 
 
 class RequestVote(msgspec.Struct, tag="vote", frozen=True):
@@ -116,16 +117,22 @@ Message = (
 )
 
 
-def to_wire(message: Message) -> Any:
-    """Return the message as plain maps, lists and bytes, ready for msgpack."""
-    return msgspec.to_builtins(message, builtin_types=(bytes,))
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Message)
+
+
+def to_wire(message: Message) -> bytes:
+    """Return the message as msgpack."""
+    return _encoder.encode(message)
 
 
 def from_wire(raw: Any) -> Message:
     """Check and rebuild a message.
 
     Raises:
-        msgspec.ValidationError: `raw` is not one of our messages.
+        msgspec.MsgspecError: `raw` is not one of our messages.
     """
-    message: Message = msgspec.convert(raw, Message, builtin_types=(bytes,))
+    if not isinstance(raw, bytes):
+        raise msgspec.ValidationError("a message is bytes")
+    message: Message = _decoder.decode(raw)
     return message

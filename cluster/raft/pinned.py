@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,11 +55,21 @@ class Peer(Node):  # type: ignore[misc]  # pysyncobj is untyped
     """A member of a group. Closes D21: sets of members iterate in an order that does not
     depend on the process's string hashing, so that a seed replays the same run."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._hash = zlib.crc32(name.encode())
+
     def __hash__(self) -> int:  # type: ignore[explicit-override]
-        return zlib.crc32(self.id.encode())
+        return self._hash
 
     def __eq__(self, other: object) -> bool:  # type: ignore[explicit-override]
         return isinstance(other, Node) and bool(self.id == other.id)
+
+
+@cache
+def peer(name: str) -> Peer:
+    """Return the one object for a member: the core looks it up in dictionaries all the time."""
+    return Peer(name)
 
 
 class NoPoller:

@@ -13,8 +13,12 @@ suffix again for each, without end.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Final
+
+FULL_PAUSE_S: Final = 0.5
 
 
 @dataclass
@@ -27,12 +31,18 @@ class Progress:
     probing: bool = True
     paused: bool = False
     in_flight_bytes: int = 0
+    full_until_s: float = -math.inf
+    """The follower has no room: until then it gets no entries, but heartbeats."""
     _sent: deque[tuple[int, int]] = field(default_factory=deque)
 
     def take_office(self, last_index: int) -> None:
         """A new term of office: nothing is known of the follower's log."""
         self.match, self.next = 0, last_index + 1
         self.probe()
+
+    def rest(self, now_s: float) -> None:
+        """The follower has no room: entries would only be dropped."""
+        self.full_until_s = now_s + FULL_PAUSE_S
 
     def probe(self) -> None:
         """What was under way is lost or refused: look for agreement again."""

@@ -27,7 +27,8 @@ class ReadBarrier:
 
     members: int
     round: int = 0
-    """Number of the latest broadcast in this term of office."""
+    """Number of the latest broadcast. It grows while the process lives, so an echo of an earlier
+    term of office never reaches the round of a later read."""
     _acked: dict[str, int] = field(default_factory=dict)
     _waiting: list[_Read] = field(default_factory=list)
 
@@ -35,13 +36,14 @@ class ReadBarrier:
         """Queue a read."""
         self._waiting.append(_Read(answer))
 
-    def took_office(self) -> None:
-        """Acks of an earlier term of office prove nothing."""
-        self._acked.clear()
-
     def acked(self, follower: str, echoed_round: int) -> None:
         """A follower of our term answered a broadcast."""
         self._acked[follower] = max(echoed_round, self._acked.get(follower, 0))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiting)
 
     @property
     def wants_broadcast(self) -> bool:

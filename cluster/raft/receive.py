@@ -12,11 +12,13 @@ conflicts, append only what is missing, commit at most what this message has pro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from msgspec.structs import replace
 
+from cluster.raft.log import NO_OP
 from cluster.raft.messages import Ack, Append
 
 
@@ -84,6 +86,29 @@ def admit_append(message: Append, log: LogView, commit_index: int) -> Refuse | N
             raise LogMatchingViolated(f"entry {message.prev_index} has another term at the leader")
         return Nack(asked_index, _skip_back(message.prev_index, log, commit_index))
     return _without_known(message, log, commit_index)
+
+
+class Room(LogView, Protocol):
+    """A log that can say whether it takes more."""
+
+    def admits(self, commands: Sequence[bytes]) -> bool:
+        """Whether there is room for entries with these commands."""
+
+
+def fitting(message: Append, log: Room) -> Append:
+    """Return the message without those entries at its end that there is no room for.
+
+    An entry that begins a term of office needs none: nothing could be committed without it.
+    """
+    carrying = (entry for entry in message.entries if entry[0] != NO_OP)
+    new = [entry for entry in carrying if log.term_at(entry[1]) != entry[2]]
+    count = len(new)
+    while count and not log.admits([entry[0] for entry in new[:count]]):
+        count //= 2
+    if count == len(new):
+        return message
+    kept = [entry for entry in message.entries if entry[1] < new[count][1]]
+    return replace(message, entries=kept)
 
 
 def malformed(message: Append) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from cluster.raft.messages import Chunk, Manifest, Pull
 
 RETRY_S = 0.5
+FAILED_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +59,12 @@ class Receiver:
     offset: int = 0
     asked_s: float = 0.0
     installing: bool = False
+    not_before_s: float = 0.0
+    """After a failure (a full disk, say) offers are passed over until then."""
 
     def offered(self, manifest: Manifest, now_s: float) -> Pull | None:
         """Take an offer; return what to pull first, or None when it is under way already."""
-        if self.installing:
+        if self.installing or now_s < self.not_before_s:
             return None
         if self.manifest is None or self.manifest.sha256 != manifest.sha256:
             self.manifest, self.offset = manifest, 0
@@ -93,6 +96,11 @@ class Receiver:
     def complete(self) -> bool:
         """Whether all bytes are here."""
         return self.manifest is not None and self.offset == self.manifest.size
+
+    def failed(self, now_s: float) -> None:
+        """The transfer came to nothing: it begins again, but not at once."""
+        self.done()
+        self.not_before_s = now_s + FAILED_PAUSE_S
 
     def done(self) -> None:
         """The transfer ended, well or not."""

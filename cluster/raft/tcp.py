@@ -44,10 +44,12 @@ class Link:
         writer: asyncio.StreamWriter,
         sealer: frames.Sealer,
         opener: frames.Opener,
+        *,
+        now_s: float,
     ) -> None:
         self.peer, self.reader, self.writer = peer, reader, writer
         self._sealer, self.opener = sealer, opener
-        self.last_heard_s = time.monotonic()
+        self.last_heard_s = now_s
 
     def send(self, kind: int, content: Any) -> bool:
         """Write one frame; False when the connection is closed, or too much is waiting and it is.
@@ -70,7 +72,7 @@ class Link:
 class PeerPort:
     """See the module. Callbacks run on the event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each part comes by name
         self,
         *,
         me: str,
@@ -78,11 +80,14 @@ class PeerPort:
         listen: tuple[str, int],
         secret: str,
         frame_bytes_max: int,
+        clock: Callable[[], float] = time.monotonic,
+        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.me, self._peers, self._listen = me, peers, listen
+        self._clock, self._random_bytes = clock, random_bytes
         self._secret, self._frame_bytes_max = secret, frame_bytes_max
         self._links: dict[str, Link] = {}
-        self._outgoing: dict[str, list[Any]] = {}
+        self._outgoing: dict[str, list[tuple[int, bytes]]] = {}
         self._flush_planned = False
         self.on_raft: Callable[[str, int, Any], None] = lambda *_: None
         self.on_connected: Callable[[str], None] = lambda _: None
@@ -97,8 +102,8 @@ class PeerPort:
 
     # -- sending ------------------------------------------------------------------------------
 
-    def post_raft(self, peer: str, group: int, message: Any) -> None:
-        """Queue one group's message for the frame of this turn of the loop."""
+    def post_raft(self, peer: str, group: int, message: bytes) -> None:
+        """Queue one group's encoded message for the frame of this turn of the loop."""
         if peer not in self._links:
             return
         self._outgoing.setdefault(peer, []).append((group, message))
@@ -175,7 +180,7 @@ class PeerPort:
     async def _greet(
         self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> Link:
-        mine = os.urandom(frames.NONCE_BYTES)
+        mine = self._random_bytes(frames.NONCE_BYTES)
         writer.write(frames.hello(self.me, mine))
         answer = await reader.readexactly(frames.NONCE_BYTES + frames.PROOF_BYTES)
         nonces = mine + answer[: frames.NONCE_BYTES]
@@ -194,7 +199,7 @@ class PeerPort:
         theirs = await reader.readexactly(frames.NONCE_BYTES)
         if peer not in self._peers or peer == self.me:
             raise ForeignPeer("a node that is not in the configuration")
-        mine = os.urandom(frames.NONCE_BYTES)
+        mine = self._random_bytes(frames.NONCE_BYTES)
         nonces, names = theirs + mine, (peer, self.me)
         writer.write(mine + frames.proof(self._secret, "listener", *names, nonces))
         answer = await reader.readexactly(frames.PROOF_BYTES)
@@ -212,9 +217,10 @@ class PeerPort:
     ) -> Link:
         keys = [frames.derive(self._secret, f"frames-{role}", nonces) for role in roles]
         sock = writer.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         opener = frames.Opener(keys[1], self._frame_bytes_max)
-        return Link(peer, reader, writer, frames.Sealer(keys[0]), opener)
+        return Link(peer, reader, writer, frames.Sealer(keys[0]), opener, now_s=self._clock())
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -227,7 +233,7 @@ class PeerPort:
         self.on_connected(link.peer)
         try:
             while data := await link.reader.read(1 << 20):
-                link.last_heard_s = time.monotonic()
+                link.last_heard_s = self._clock()
                 for body in link.opener.feed(data):
                     self._dispatch(link.peer, *frames.unpack(body))
         finally:
@@ -253,19 +259,18 @@ class PeerPort:
         while True:
             await asyncio.sleep(PING_S)
             for link in list(self._links.values()):
-                if time.monotonic() - link.last_heard_s > SILENT_S:
+                if self._clock() - link.last_heard_s > SILENT_S:
                     link.close()
                 else:
                     link.send(PING, None)
 
 
-def _by_size(messages: list[Any], bytes_max: int) -> list[list[Any]]:
+def _by_size(messages: list[tuple[int, bytes]], bytes_max: int) -> list[list[tuple[int, bytes]]]:
     """Cut one turn's messages so that no frame passes the limit."""
-    batches: list[list[Any]] = [[]]
+    batches: list[list[tuple[int, bytes]]] = [[]]
     total = 0
     for group, message in messages:
-        size = 100 + sum(len(entry[0]) + 20 for entry in message.get("entries", ()))
-        size += len(message.get("data", b""))
+        size = 100 + len(message)
         if batches[-1] and total + size > bytes_max:
             batches.append([])
             total = 0

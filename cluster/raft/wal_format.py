@@ -13,7 +13,9 @@ that is corruption (D20), and cutting there would forget acknowledged entries, s
 refuse.
 
 The first batch of a segment begins with records that restate every group's term, vote, base and
-hold, so older segments can be dropped whole.
+hold, exactly as all batches before it left them, so older segments can be dropped whole. Segments
+are made ahead: the newest may be without batches. The sequence in a name only sorts it behind those
+that were there when it was made.
 """
 
 from __future__ import annotations
@@ -68,9 +70,14 @@ def batch(sequence: int, records: list[bytes], salt: int) -> bytes:
 
 
 def segment_name(sequence: int, salt: int) -> str:
-    """Return the name of the segment that starts with a batch; names sort by sequence."""
+    """Return the name of a segment made before that batch; names sort by sequence."""
     assert 0 <= salt < 2**32, "a salt has 32 bits"
     return f"{sequence:016x}-{salt:08x}.wal"
+
+
+def sequence_of(name: str) -> int:
+    """Return the sequence in a segment's name: no batch in it has a lower one."""
+    return int(name.split("-", maxsplit=1)[0], 16)
 
 
 def salt_of(name: str) -> int:
@@ -150,9 +157,11 @@ class Replay:
             (state.hold,) = ONE.unpack(body)
         else:
             index, term = TWO.unpack(body)
-            state.base = (index, term)
             if kind is Kind.RESET:
                 entries.clear()
+            for old in [old for old in entries if old <= index]:
+                del entries[old]
+            state.base = (index, term)
         return 0
 
     def finish(self) -> dict[int, GroupState]:
@@ -163,7 +172,7 @@ class Replay:
         """
         for group, state in self.groups.items():
             kept = sorted(self._entries[group].items())
-            state.entries = [entry for index, entry in kept if index > state.base[0]]
+            state.entries = [entry for _, entry in kept]
             for expected, entry in enumerate(state.entries, start=state.base[0] + 1):
                 if entry[1] != expected:
                     raise CorruptLog(f"group {group}: entry {expected} is missing from the log")

@@ -106,6 +106,7 @@ class SimNode:
         batch, self.syncing = self.syncing, None
         if batch is not None:
             self.wal.write(batch)
+            self.wal.refill()
             self.host.synced(batch.sequence)
 
     def apply_all(self) -> None:
@@ -228,11 +229,12 @@ class Net:
             node.step()
 
     def tick(self, names: str = "", dt_s: float = 0.02) -> None:
-        """Let time pass for some nodes."""
+        """Let time pass for some nodes; every group steps, whatever a test did to it."""
         self.now_s += dt_s
         for name in names or self.names:
             if self.nodes[name].up:
-                self.nodes[name].host.elapse()
+                for group in self.nodes[name].host.groups:
+                    self.nodes[name].host.touch(group)
                 self.nodes[name].step()
 
     def settle(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,10 +39,11 @@ class Outcome:
     """What a run gave."""
 
     seed: int
-    faults: int
+    faults: Counter[str]
     acked: int
     events: int
     digest: str
+    virtual_s: float = HOSTILE_S + CALM_S
 
 
 class World:
@@ -58,7 +60,8 @@ class World:
         self.paused: dict[str, float] = {}
         self.blocked: dict[tuple[str, str], float] = {}
         self.late: list[tuple[float, Letter]] = []
-        self.faults = self.written = 0
+        self.faults: Counter[str] = Counter()
+        self.written = 0
         self.trace = hashlib.blake2b()
         self.net.link_all()
 
@@ -127,13 +130,13 @@ class World:
         if letter.target in self.paused or self.blocked.get(way, 0) > self.net.now_s:
             return self.delay(letter, 0.05)
         if hostile and self.has("loss") and self.rng.random() < 0.03:
-            self.faults += 1
+            self.faults["loss"] += 1
             return None
         if hostile and self.has("repeat") and self.rng.random() < 0.03:
-            self.faults += 1
+            self.faults["repeat"] += 1
             self.delay(letter, self.rng.uniform(0.01, 2.0))
         if hostile and self.has("reorder") and self.rng.random() < 0.05:
-            self.faults += 1
+            self.faults["reorder"] += 1
             return self.delay(letter, self.rng.uniform(0.02, 0.5))
         self.net.hand(letter)
         return None
@@ -160,7 +163,7 @@ class World:
         }
         for kind, (chance, act) in acts.items():
             if self.has(kind) and self.rng.random() < chance:
-                self.faults += 1
+                self.faults[kind] += 1
                 act()
 
     def up(self) -> list[str]:

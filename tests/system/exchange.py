@@ -105,6 +105,12 @@ def make(url: str, name: str, size: int, distance: str = "Cosine", **more: Any) 
     return Points(url, name)
 
 
+def plain(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return points without their versions, which each must have."""
+    assert all(each["version"] > 1 for each in found)
+    return [{name: value for name, value in each.items() if name != "version"} for each in found]
+
+
 def ids(found: list[dict[str, Any]]) -> list[int | str]:
     return [each["id"] for each in found]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import Cluster
-from tests.system.exchange import Points, ids, make, refusal, send
+from tests.system.exchange import Points, ids, make, plain, refusal, send
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -109,7 +109,7 @@ def test_upsert_takes_points_or_columns(scratch):
         {"id": 2, "vector": [3, 4]},
         {"id": UUID, "vector": [5, 6], "payload": None},
     )
-    listed = scratch.scroll(with_vector=True)
+    listed = plain(scratch.scroll(with_vector=True))
     columns = {
         "ids": [1, 2, UUID],
         "vectors": [[1, 2], [3, 4], [5, 6]],
@@ -117,7 +117,7 @@ def test_upsert_takes_points_or_columns(scratch):
     }
     scratch.post("/delete", {"points": [1, 2, UUID]})
     put = send(scratch.url, "PUT", f"{scratch.path}/points?wait=true", {"batch": columns})
-    batched = scratch.scroll(with_vector=True)
+    batched = plain(scratch.scroll(with_vector=True))
     scratch.put({"id": 1, "vector": [9, 9], "payload": {"c": 1}})
 
     assert put.result["status"] == "completed"
@@ -127,7 +127,9 @@ def test_upsert_takes_points_or_columns(scratch):
         {"id": UUID, "vector": [5, 6], "payload": {}},
     ]
     assert batched == listed
-    assert scratch.by_id(1, with_vector=True) == [{"id": 1, "vector": [9, 9], "payload": {"c": 1}}]
+    assert plain(scratch.by_id(1, with_vector=True)) == [
+        {"id": 1, "vector": [9, 9], "payload": {"c": 1}}
+    ]
 
 
 def test_columns_without_payloads(scratch):
@@ -143,7 +145,7 @@ def test_of_an_id_that_comes_twice_the_last_counts(scratch):
     """As if the points of a batch were written one after the other."""
     scratch.put({"id": 1, "vector": [1, 1]}, {"id": 1, "vector": [2, 2], "payload": {"last": True}})
 
-    assert scratch.scroll(with_vector=True) == [
+    assert plain(scratch.scroll(with_vector=True)) == [
         {"id": 1, "vector": [2, 2], "payload": {"last": True}}
     ]
 
@@ -185,15 +187,15 @@ def test_vectors_come_back(shared, scratch):
 
 def test_retrieve(line):
     """What exists comes in the order asked; payload unless unwanted, vector if wanted."""
-    assert line.by_id(5, 999, 3, UUID, with_payload=False) == [{"id": 5}, {"id": 3}]
-    assert line.by_id(4) == [{"id": 4, "payload": {"n": 4}}]
-    assert line.by_id(4, with_payload=["m"]) == [{"id": 4, "payload": {}}]
-    assert line.by_id(4, with_payload={"exclude": ["n"]}, with_vector=True) == [
+    assert plain(line.by_id(5, 999, 3, UUID, with_payload=False)) == [{"id": 5}, {"id": 3}]
+    assert plain(line.by_id(4)) == [{"id": 4, "payload": {"n": 4}}]
+    assert plain(line.by_id(4, with_payload=["m"])) == [{"id": 4, "payload": {}}]
+    assert plain(line.by_id(4, with_payload={"exclude": ["n"]}, with_vector=True)) == [
         {"id": 4, "payload": {}, "vector": [4, 0]}
     ]
     assert line.by_id() == []
     one = send(line.url, "GET", f"{line.path}/points/4").result
-    assert one == {"id": 4, "payload": {"n": 4}, "vector": [4, 0]}
+    assert plain([one]) == [{"id": 4, "payload": {"n": 4}, "vector": [4, 0]}]
     missing = send(line.url, "GET", f"{line.path}/points/999")
     assert refusal(missing) == (404, "not_found", "id")
 
@@ -307,7 +309,7 @@ def test_scroll_pages_through_everything_once(shared, line):
                 break
 
         assert found == expected
-    assert line.scroll(offset=20, with_payload=False, with_vector=True) == [
+    assert plain(line.scroll(offset=20, with_payload=False, with_vector=True)) == [
         {"id": 20, "vector": [20, 0]}
     ]
 

@@ -13,7 +13,7 @@ from tests.system.exchange import SESSION, Points, ids, make, refusal, send
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
-TOKEN = re.compile(r"[0-9]+:[0-9]+(,[0-9]+:[0-9]+)*")
+TOKEN = re.compile(r"m:[0-9]+(,[0-9]+:[0-9]+)*")
 ROUNDS = 12
 
 
@@ -53,7 +53,7 @@ def seen_through(
 
 
 def test_every_write_carries_a_token(shared, diary):
-    """In the form shard:index, with every shard that the write touched."""
+    """The catalogue's place, then shard:index of every shard that the write touched."""
     points = diary[0]
     rows = [{"id": n, "vector": [n, 0]} for n in range(1000, 1100)]
     answers = [
@@ -70,12 +70,13 @@ def test_every_write_carries_a_token(shared, diary):
         assert answer.status == 200
         assert TOKEN.fullmatch(answer.headers[SESSION])
     shards = [part.split(":")[0] for part in answers[0].headers[SESSION].split(",")]
-    assert shards == [str(shard) for shard in range(12)]
+    assert shards == ["m", *(str(shard) for shard in range(12))]
     made = send(
         shared.url(1), "PUT", "/collections/brief", {"vectors": {"size": 2, "distance": "Dot"}}
     )
-    assert SESSION in made.headers
-    assert SESSION in send(shared.url(1), "DELETE", "/collections/brief").headers
+    gone = send(shared.url(1), "DELETE", "/collections/brief")
+    places = [int(each.headers[SESSION].removeprefix("m:")) for each in (made, gone)]
+    assert places[0] < places[1]
 
 
 def test_the_node_that_wrote_shows_it_at_once(diary):

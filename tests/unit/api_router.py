@@ -20,9 +20,15 @@ from cluster.api.app import ROUTES, build_app
 from cluster.api.openapi import public_path
 from cluster.api.server import ApiRunner
 from cluster.config import Config
-from cluster.errors import CollectionExists, CollectionNotFound
+from cluster.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    IdempotencyKeyReused,
+    VersionConflict,
+)
 from cluster.memory_guard import MemoryGuard
 from cluster.model import (
+    SEEN_METADATA,
     Collection,
     Hit,
     Options,
@@ -61,6 +67,8 @@ class MemoryRouter:
     points: dict[int, dict[PointId, Record]] = field(default_factory=dict)
     seen: list[Options] = field(default_factory=list)
     applied: dict[str, WriteAck] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    reflects: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._versions = itertools.count(2)
@@ -68,15 +76,27 @@ class MemoryRouter:
 
     def _note(self, options: Options) -> None:
         self.seen.append(options)
+        options.reflected.update(self.reflects)
         if self.failing is not None:
             raise self.failing
 
     async def create_collection(
-        self, name, *, dimension, distance, hnsw_m, hnsw_ef_construct, embedding_space, options
+        self,
+        name,
+        *,
+        dimension,
+        distance,
+        hnsw_m,
+        hnsw_ef_construct,
+        embedding_space,
+        options,
+        must_be_new=False,
     ) -> Collection:
         self._note(options)
+        if name in self.known and must_be_new:
+            raise CollectionExists(name, field="collection_name")
         if name in self.known:
-            raise CollectionExists(name)
+            return self.known[name]
         made = Collection(
             uid=next(self._uids),
             name=name,
@@ -97,8 +117,11 @@ class MemoryRouter:
     def collections(self) -> list[Collection]:
         return list(self.known.values())
 
-    async def refresh_view(self, deadline_s: float) -> None:
-        pass
+    async def catch_up(self, options: Options) -> None:
+        self._note(options)
+
+    def session(self, seen: Session) -> Session:
+        return seen.merged({SEEN_METADATA: METADATA_INDEX})
 
     async def collection(self, name: str, options: Options) -> Collection:
         self._note(options)
@@ -113,18 +136,29 @@ class MemoryRouter:
     def _written(self, options: Options, change: Callable[[int], None]) -> WriteAck:
         self._note(options)
         if options.request_id in self.applied:
+            if self.digests[options.request_id] != options.request_digest:
+                raise IdempotencyKeyReused
             return self.applied[options.request_id]
         version = next(self._versions)
         change(version)
         ack = WriteAck(session=Session({0: version}), version=version)
         if options.request_id:
             self.applied[options.request_id] = ack
+            self.digests[options.request_id] = options.request_digest
         return ack
+
+    def _require(self, collection: Collection, conditions: Mapping[PointId, int | None]) -> None:
+        for each, wanted in conditions.items():
+            stored = self.points[collection.uid].get(each)
+            version = stored.version if stored else 0
+            if wanted not in {None, version}:
+                raise VersionConflict("no", point=each, current_version=version)
 
     async def upsert(
         self, collection: Collection, points: Sequence[Point], options: Options
     ) -> WriteAck:
         def change(version: int) -> None:
+            self._require(collection, {point.id: point.if_version for point in points})
             for point in points:
                 self.points[collection.uid][point.id] = Record(
                     point.id, version, _stored(collection, point.vector), dict(point.payload)
@@ -138,8 +172,12 @@ class MemoryRouter:
             return [stored[item] for item in selector if item in stored]
         return [record for record in stored.values() if _passes(selector, record)]
 
-    async def delete(self, collection: Collection, selector: Any, options: Options) -> WriteAck:
+    async def delete(
+        self, collection: Collection, selector: Any, options: Options, *, if_version=None
+    ) -> WriteAck:
         def change(version: int) -> None:
+            if if_version is not None:
+                self._require(collection, {selector[0]: if_version})
             for record in self._selected(collection, selector):
                 del self.points[collection.uid][record.id]
 
@@ -285,6 +323,10 @@ class LetterEmbedder:
     def embed(self, texts: Sequence[str]) -> Any:
         counts = [[text.count(letter) for letter in "abcdefgh"] for text in texts]
         return np.array(counts, dtype=np.float32)
+
+
+METADATA_INDEX = 5
+"""Where the memory router's view stands."""
 
 
 @dataclass

@@ -120,6 +120,8 @@ class GroupReplica:
         self.results: dict[int, Result] = {}
         self.held_back = False
         self.is_stale = False
+        self.stale_ms = 0
+        """How long ago it heard from its leader."""
         self.believes: str | None = None
         """Whom this replica takes for the leader instead of the real one."""
         self.applied_override: int | None = None
@@ -145,8 +147,12 @@ class GroupReplica:
         override = self.applied_override
         return int(self.machine.position()[0]) if override is None else override
 
+    @property
+    def shown_index(self) -> int:
+        return int(self.machine.position()[0])
+
     def fresh(self, max_staleness_ms: int) -> bool:
-        return not self.is_stale
+        return not self.is_stale and self.stale_ms <= max_staleness_ms
 
     def catch_up(self) -> None:
         """Apply what the log has."""
@@ -154,6 +160,12 @@ class GroupReplica:
         for entry, result in zip(entries, self.machine.apply(entries), strict=True):
             self.results[entry.index] = result
         self.applied(self)
+
+    def term_at(self, index: int) -> int:
+        return self.group.term
+
+    def learn_commit(self, index: int, term: int) -> None:
+        """The shared log needs no telling."""
 
     async def propose(self, command: bytes, deadline_s: float) -> Result:
         self.proposed.append(command)

@@ -265,4 +265,4 @@ async def test_creating_a_collection_carries_the_session_on():
         headers = {"X-Recollect-Session": "1:5"}
         reply = await client("PUT", "/collections/c", {"vectors": VECTORS}, headers=headers)
 
-        assert reply.headers["X-Recollect-Session"] == "1:5"
+        assert reply.headers["X-Recollect-Session"] == "m:5,1:5"

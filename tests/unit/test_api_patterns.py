@@ -54,7 +54,7 @@ async def test_a_task_alone_is_a_pattern():
         (found,) = (await client("POST", "/patterns/search", {"task": "ba"})).result
 
         assert stored.result == {"id": "00000000-0000-4000-8000-000000000001", "version": 2}
-        assert stored.headers["X-Recollect-Session"] == "0:2"
+        assert stored.headers["X-Recollect-Session"] == "m:5,0:2"
         assert found.keys() == NAMES
         assert found["id"] == stored.result["id"]
         assert found["score"] == pytest.approx(1.0)
@@ -116,7 +116,7 @@ async def test_filters_and_threshold_limit_what_is_found():
 
 
 async def test_a_repeated_store_with_a_key_is_one_pattern():
-    """With an idempotency key a repeated store answers the same id and adds nothing."""
+    """With an idempotency key a repeated store answers the same id, and another one is refused."""
     async with served() as client:
         headers = {"Idempotency-Key": "k1"}
         first = await client("POST", "/patterns/store", FULL, headers=headers)
@@ -124,8 +124,8 @@ async def test_a_repeated_store_with_a_key_is_one_pattern():
         other = await client("POST", "/patterns/store", {**FULL, "input": "x"}, headers=headers)
 
         assert first.result == again.result
-        assert other.result["id"] != first.result["id"]
-        assert len(await tasks(client, {"task": "ab"})) == 2
+        assert other.refusal == (422, "idempotency_key_reused", "Idempotency-Key")
+        assert len(await tasks(client, {"task": "ab"})) == 1
 
 
 async def test_an_own_id_replaces():

@@ -40,8 +40,12 @@ async def test_points_come_back_as_they_were_given():
 
         version = reply.result["operation_id"]
 
-        assert reply.result == {"operation_id": version, "status": "completed"}
-        assert reply.headers["X-Recollect-Session"] == f"0:{version}"
+        assert reply.result == {
+            "operation_id": version,
+            "status": "completed",
+            "version": version,
+        }
+        assert reply.headers["X-Recollect-Session"] == f"m:5,0:{version}"
         assert [item["id"] for item in found] == [UUID, 2**64 - 1, 0]
         assert [item["payload"] for item in found] == [{}, payload, {}]
         assert found[1]["vector"] == [0.5, -2, 3e38]
@@ -55,7 +59,7 @@ async def test_forms_of_a_uuid_are_one_id(form):
         await client("PUT", POINTS, {"points": [point(form)]})
 
         assert (await client("POST", POINTS, {"ids": [UUID]})).result == [
-            {"id": UUID, "payload": {}}
+            {"id": UUID, "version": 2, "payload": {}}
         ]
 
 
@@ -68,8 +72,8 @@ async def test_batches_by_column_are_stored():
         body = {"ids": [1, UUID], "with_vector": True}
 
         assert (await client("POST", POINTS, body)).result == [
-            {"id": 1, "payload": {"a": 1}, "vector": [1, 2, 3]},
-            {"id": UUID, "payload": {}, "vector": [4, 5, 6]},
+            {"id": 1, "version": 2, "payload": {"a": 1}, "vector": [1, 2, 3]},
+            {"id": UUID, "version": 2, "payload": {}, "vector": [4, 5, 6]},
         ]
 
 
@@ -259,7 +263,12 @@ async def test_one_point_is_read_by_its_path():
         by_number = await client("GET", f"{POINTS}/{2**64 - 1}")
         by_uuid = await client("GET", f"{POINTS}/{UUID}")
 
-        assert by_number.result == {"id": 2**64 - 1, "payload": {}, "vector": [1, 2, 3]}
+        assert by_number.result == {
+            "id": 2**64 - 1,
+            "version": 2,
+            "payload": {},
+            "vector": [1, 2, 3],
+        }
         assert by_uuid.result["id"] == UUID
 
 
@@ -300,10 +309,10 @@ async def test_selected_payload_fields_are_returned():
         for wanted, expected in cases:
             found = (await client("POST", POINTS, {"ids": [1], "with_payload": wanted})).result
 
-            assert found == [{"id": 1, "payload": expected}], wanted
+            assert found == [{"id": 1, "version": 2, "payload": expected}], wanted
         without = await client("POST", POINTS, {"ids": [1], "with_payload": False})
 
-        assert without.result == [{"id": 1}]
+        assert without.result == [{"id": 1, "version": 2}]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,11 @@ def test_state_without_its_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FolderRefused, match="no log"):
         claim(tmp_path, "node1", MEMBERS)
     (tmp_path / "log").mkdir()
-    (tmp_path / "log" / "0000000000000001-00000000.wal").touch()
+    segment = tmp_path / "log" / "0000000000000001-00000000.wal"
+    segment.write_bytes(bytes(4096))
+    with pytest.raises(FolderRefused, match="no log"):
+        claim(tmp_path, "node1", MEMBERS)
+    segment.write_bytes(b"RCL1" + bytes(4096))
     os.close(claim(tmp_path, "node1", MEMBERS))
 
 

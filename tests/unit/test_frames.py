@@ -46,6 +46,15 @@ def test_a_changed_byte_ends_the_connection(position: int) -> None:
         assert opener.feed(bytes(frame) + bytes(64)) == []
 
 
+@pytest.mark.parametrize("bit", range(32))
+def test_a_changed_length_is_not_waited_for(bit: int) -> None:
+    """Whoever believed it would wait for bytes that nobody sends, deaf to what follows."""
+    frame = bytearray(b"".join(frames.Sealer(KEY).seal(b"hello world")))
+    frame[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(ForeignPeer):
+        frames.Opener(KEY, 1 << 30).feed(bytes(frame[: frames.HEADER.size]))
+
+
 def test_frames_cannot_be_repeated_or_reordered() -> None:
     """The MAC covers the sequence number."""
     sealer = frames.Sealer(KEY)
@@ -61,7 +70,7 @@ def test_frames_cannot_be_repeated_or_reordered() -> None:
 def test_a_length_over_the_limit_is_refused_before_its_bytes_come() -> None:
     """No memory is taken for it."""
     with pytest.raises(ForeignPeer):
-        frames.Opener(KEY, 1000).feed(frames.HEADER.pack(1001, bytes(16)))
+        frames.Opener(KEY, 1000).feed(frames.HEADER.pack(1001, bytes(8), bytes(16)))
 
 
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"\x93\x01\x02\x03", b"\x92\xa1x\x00"])
@@ -121,13 +130,13 @@ def test_a_closed_link_takes_nothing() -> None:
 async def test_messages_of_all_groups_arrive_in_order() -> None:
     """One connection, any number of groups, order kept."""
     async with ports() as (a, b):
-        got: list[tuple[str, int, object]] = []
+        got: list[tuple[str, int, bytes]] = []
         a.on_raft = lambda *x: got.append(x)
         await until(lambda: a.connected("b") and b.connected("a"))
         for number in range(100):
-            b.post_raft("a", number % 3, {"n": number, "data": b"x" * 500})
+            b.post_raft("a", number % 3, b"%03d" % number + b"x" * 500)
         await until(lambda: len(got) == 100)
-        assert [item[2]["n"] for item in got] == list(range(100))  # type: ignore[index]
+        assert [int(item[2][:3]) for item in got] == list(range(100))
 
 
 async def test_a_peer_without_the_secret_is_not_connected() -> None:

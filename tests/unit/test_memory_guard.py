@@ -6,7 +6,8 @@ import pytest
 from cluster.api.body import DECODED_BYTES, BodyBudget
 from cluster.control_group import ControlGroup, MemoryReading
 from cluster.errors import Overloaded, PayloadTooLarge, StorageFull
-from cluster.memory_guard import CRITICAL, EASED, FULL, NOTICE_S, MemoryGuard
+from cluster.full_nodes import NOTICE_S
+from cluster.memory_guard import CRITICAL, EASED, FULL, MemoryGuard
 from cluster.memory_watch import MemoryWatch, pending_bytes
 from cluster.model import Point
 from cluster.peer import Peers

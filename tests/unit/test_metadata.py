@@ -99,6 +99,23 @@ def test_the_first_init_wins(machine: MetadataMachine) -> None:
     assert seen(machine).collections.keys() == {"patterns"}
 
 
+def test_the_cluster_decides_how_long_requests_are_remembered(machine: MetadataMachine) -> None:
+    """From its init on, whatever a node is set to, and however entries are cut into batches."""
+    form = msgspec.structs.replace(FORM, request_id_ttl_ms=3 * TTL_MS, command_bytes_max=5)
+
+    def named(body: MetadataBody, now_ms: int) -> bytes:
+        return encode_metadata(body, request_id="once", now_ms=now_ms)
+
+    apply(machine, form, named(BOOKS, 1000))
+    late = DropCollection("books")
+    kept, forgotten = (1000 + 3 * TTL_MS - 1, 1000 + 3 * TTL_MS)
+    assert apply(machine, named(late, kept)) == [Result(3, 1)]
+    assert (seen(machine).request_id_ttl_ms, seen(machine).command_bytes_max) == (3 * TTL_MS, 5)
+
+    assert apply(machine, named(late, forgotten)) == [Result(5, 1)]
+    assert "books" not in seen(machine).collections
+
+
 def test_creating_is_idempotent(machine: MetadataMachine) -> None:
     """Equal parameters give the same collection, other ones a conflict."""
     other = msgspec.structs.replace(BOOKS, dimension=5)

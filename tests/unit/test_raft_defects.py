@@ -226,6 +226,34 @@ def test_power_loss_in_the_middle_of_compaction_keeps_every_acked_write() -> Non
         checkers.at_rest()
 
 
+def test_power_loss_takes_from_the_state_only_what_the_log_still_has() -> None:
+    """D1, D8: the state falls back to any commit since the last durable one; the log goes on."""
+    for seed in range(12):
+        rng = random.Random(seed)
+        net, checkers = watched()
+        net.elect("A")
+        for number in range(5):
+            propose(net, checkers, "A", f"k{number}=1")
+            net.settle(seconds=0.02)
+        durable = {name: net.nodes[name].machines[1].make_durable() for name in "ABC"}
+        for number in range(5, 12):
+            propose(net, checkers, "A", f"k{number}=1")
+            net.settle(seconds=0.02)
+        net.settle(seconds=0.3)
+        for name in "ABC":
+            net.nodes[name].group().compact(durable[name])
+            net.nodes[name].step()
+        for name in "ABC":
+            net.nodes[name].crash(power=True, rng=rng)
+        for name in "ABC":
+            net.nodes[name].start()
+        assert all(net.nodes[name].group().log.may_vote for name in "ABC")
+        net.link_all()
+        net.settle(seconds=3)
+        assert len(checkers.acked) == 12
+        checkers.at_rest()
+
+
 def test_a_vote_survives_the_loss_of_power() -> None:
     """D10, D15 (e06): no second vote in a term, whatever of the last write reached the disk."""
     for seed in range(20):
@@ -451,7 +479,8 @@ def test_an_install_that_takes_long_is_not_overtaken_by_compaction() -> None:
         propose(net, checkers, "A", f"k{number}={number}")
     net.settle("AB")
     net.nodes["A"].compact()
-    follower, installs = net.nodes["C"], []
+    follower = net.nodes["C"]
+    installs: list[Install] = []
     perform = follower.perform
 
     def slowly(group: int, effect: object) -> None:
@@ -464,6 +493,7 @@ def test_an_install_that_takes_long_is_not_overtaken_by_compaction() -> None:
         propose(net, checkers, "A", f"more{number}={number}")
         net.nodes["A"].compact()
     assert len(installs) == 1
+    assert net.nodes["A"].group().log.base_index <= installs[0].manifest.index
     perform(1, installs[0])
     follower.perform = perform  # type: ignore[method-assign]
     net.settle(seconds=2)

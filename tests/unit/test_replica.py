@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from cluster import replica as replica_module
 from cluster.errors import DeadlineExceeded
 from cluster.raft.messages import Chunk
 from cluster.replica import Replica
 from tests.simulation.nodes import Net
 
 
-class VirtualTime:
-    """The network's clock in the place of the module's."""
-
-    def __init__(self, net: Net) -> None:
-        self._net = net
-
-    def monotonic(self) -> float:
-        return self._net.now_s
-
-
 def on_node(net: Net, name: str) -> Replica:
     """The replica of group 1 on a node of the simulation."""
     node = net.nodes[name]
-    return Replica(1, node.group(), node.machines[1], lambda: None)
+    return Replica(1, node.group(), node.machines[1], lambda: None, clock=lambda: net.now_s)
 
 
-def test_a_replica_that_is_being_refilled_is_not_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replica_that_is_being_refilled_is_not_fresh() -> None:
     """Heartbeats arrive all the while, but what they tell is far from applied."""
     net = Net()
-    monkeypatch.setattr(replica_module, "time", VirtualTime(net))
     net.link_all()
     net.elect("A")
     net.cut("A", "C")
@@ -57,10 +43,9 @@ def test_a_replica_that_is_being_refilled_is_not_fresh(monkeypatch: pytest.Monke
     assert lagging.fresh(1000)
 
 
-def test_a_follower_stays_fresh_under_a_steady_load(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_follower_stays_fresh_under_a_steady_load() -> None:
     """The newest commit is always a little ahead; what was told before it is applied."""
     net = Net()
-    monkeypatch.setattr(replica_module, "time", VirtualTime(net))
     net.link_all()
     net.elect("A")
     follower = on_node(net, "B")
@@ -86,11 +71,34 @@ def test_a_leader_is_fresh_once_its_own_term_is_applied() -> None:
     assert leader.fresh(1000)
 
 
+def test_a_leader_that_was_cut_off_knows_how_old_it_is() -> None:
+    """It steps down by itself; until a majority last answered it, it had seen everything."""
+    net = Net()
+    net.link_all()
+    net.elect("A")
+    net.put("A", "k=1")
+    net.settle(seconds=1.0)
+    replica = on_node(net, "A")
+    replica.applied_index = net.nodes["A"].machines[1].index
+    replica.observe()
+    net.cut("A", "B")
+    net.cut("A", "C")
+    cut_off_s = net.now_s
+    while replica.is_leader:
+        net.tick()
+        replica.observe()
+    age_ms = 1000 * (net.now_s - cut_off_s)
+    timeout_ms = 1000 * replica.raft.timing.election_timeout_s
+
+    assert not replica.fresh(int(age_ms) - 1)
+    assert replica.fresh(int(age_ms + timeout_ms) + 1)
+
+
 async def test_a_wait_that_was_given_up_leaves_nothing_behind() -> None:
     """Any client can send a token that is never reached."""
     net = Net()
     replica = on_node(net, "A")
     for _ in range(10):
         with pytest.raises(DeadlineExceeded):
-            await replica.wait_applied(10**9, time.monotonic())
+            await replica.wait_applied(10**9, net.now_s)
     assert replica._applied_waits == []

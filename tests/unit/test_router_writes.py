@@ -290,7 +290,7 @@ async def test_a_bad_batch_proposes_nothing(three):
     assert [three.commands(shard) for shard in range(3)] == [[], [], []]
 
 
-@pytest.mark.parametrize("request_id", ["a\0b", "x" * 257])
+@pytest.mark.parametrize("request_id", ["a\0b", "a\x1fb", "x" * 257])
 async def test_a_bad_request_id_is_the_callers_mistake(one, request_id):
     """An idempotency key that the log cannot hold is refused before anything is proposed."""
     collection = await one.collection()

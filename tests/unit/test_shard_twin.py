@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.command import Command, Delete, DropCollection, Result, SetPayload, Upsert
+from cluster.command import (
+    DIGEST_MARK,
+    Command,
+    Delete,
+    DropCollection,
+    Result,
+    SetPayload,
+    Upsert,
+    VersionFound,
+)
 from cluster.shard import ShardMachine
 from cluster.state_machine import Change, Entry
 from storage.ids import encode_id
@@ -34,7 +43,7 @@ class Twin:
 
     rows: dict[tuple[int, bytes], tuple[int, bytes, bytes, int, int]] = field(default_factory=dict)
     dropped: set[int] = field(default_factory=set)
-    requests: dict[str, tuple[Result, int]] = field(default_factory=dict)
+    requests: dict[str, tuple[Result, str, int]] = field(default_factory=dict)
     clock_ms: int = 0
 
     def apply(self, entry: Entry) -> Result:
@@ -46,17 +55,30 @@ class Twin:
         except msgspec.MsgspecError:
             return Result(index, error="bad_command")
         now_ms = max(self.clock_ms, asked.now_ms)
-        kept = self.requests.get(asked.request_id)
-        if kept is not None and kept[1] > now_ms:
-            return kept[0]
+        name, _, digest = asked.request_id.partition(DIGEST_MARK)
+        kept = self.requests.get(name)
+        if kept is not None and kept[2] > now_ms:
+            other = bool(digest and kept[1] and digest != kept[1])
+            return Result(index, error="request_id_reused") if other else kept[0]
         uid = asked.body.collection
         if uid in self.dropped and not isinstance(asked.body, DropCollection):
             return Result(index, error="collection_dropped")
+        if not well_formed(asked.body):
+            return Result(index, error="bad_command")
         self.clock_ms = now_ms
-        result = Result(index, self.change(asked.body, index, now_ms))
-        if asked.request_id:
-            self.requests[asked.request_id] = (result, now_ms + TTL_MS)
+        result = self.conflict(asked.body, index)
+        if result is None:
+            result = Result(index, self.change(asked.body, index, now_ms))
+        if name:
+            self.requests[name] = (result, digest, now_ms + TTL_MS)
         return result
+
+    def conflict(self, body: Body, index: int) -> Result | None:
+        for each, wanted in conditions(body):
+            version = self.rows.get((body.collection, each), (0,))[0]
+            if version != wanted:
+                return Result(index, error="version_conflict", found=VersionFound(each, version))
+        return None
 
     def change(self, body: Body, index: int, now_ms: int) -> int:
         uid = body.collection
@@ -88,6 +110,21 @@ class Twin:
                 for key in gone:
                     del self.rows[key]
                 return len(gone)
+
+
+def conditions(body: Body) -> list[tuple[bytes, int]]:
+    if isinstance(body, Upsert):
+        return [(each.id, each.if_version) for each in body.points if each.if_version is not None]
+    if isinstance(body, Delete) and body.if_version is not None:
+        return [(each, body.if_version) for each in body.ids]
+    return []
+
+
+def well_formed(body: Body) -> bool:
+    """Return whether each id with a condition comes once, and a deletion's is its only one."""
+    if isinstance(body, Upsert) and conditions(body):
+        return len({each.id for each in body.points}) == len(body.points)
+    return not isinstance(body, Delete) or body.if_version is None or len(body.ids) == 1
 
 
 def canonical(payload: dict[str, Any]) -> bytes:
@@ -148,20 +185,27 @@ JSON = PAYLOADS.map(lambda payload: orjson.dumps(payload).replace(b"\\u0000", b"
 MODES: st.SearchStrategy[Literal["merge", "replace", "remove", "clear"]] = st.sampled_from(
     ["merge", "replace", "remove", "clear"]
 )
+CONDITIONS = weighted((6, st.none()), (1, st.just(0)), (2, st.integers(2, 12)))
+REQUEST_IDS = st.sampled_from(["", "", "q", "r", "r\x1fone", "r\x1ftwo", "s\x1fone"])
 UPSERTS = st.builds(
     Upsert,
     UIDS,
     st.just(DIMENSION),
-    st.lists(st.builds(point, NUMBERS, JSON, st.integers(0, 3).map(float)), min_size=1, max_size=4),
+    st.lists(
+        st.builds(point, NUMBERS, JSON, st.integers(0, 3).map(float), CONDITIONS),
+        min_size=1,
+        max_size=4,
+    ),
 )
 BODIES = weighted(
     (5, UPSERTS),
     (1, st.builds(Delete, UIDS, IDS)),
+    (1, st.builds(Delete, UIDS, IDS.map(lambda ids: ids[:1]), CONDITIONS)),
     (2, st.builds(SetPayload, UIDS, IDS, MODES, JSON, st.lists(KEYS, max_size=2))),
     (1, st.builds(DropCollection, st.just(3))),
 )
 COMMANDS = weighted(
-    (8, st.builds(command, BODIES, st.sampled_from(["", "", "q", "r"]), st.integers(1000, 1200))),
+    (8, st.builds(command, BODIES, REQUEST_IDS, st.integers(1000, 1200))),
     (1, st.sampled_from([b"", b"\xc1 no command"])),
 )
 LOGS = st.lists(COMMANDS, min_size=5, max_size=25)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
 import random
 from pathlib import Path
@@ -31,12 +33,11 @@ class Store:
             group: GroupLog(states.get(group, GroupState()), self.wal.records(group))
             for group in (1, 2)
         }
-        self.wal.attach(lambda: {group: log.snapshot_of() for group, log in self.logs.items()})
 
     def sync(self) -> None:
-        batch = self.wal.take()
-        if batch is not None:
+        while (batch := self.wal.take()) is not None:
             self.wal.write(batch)
+            self.wal.refill()
             for log in self.logs.values():
                 log.synced(batch.sequence)
                 log.validate()
@@ -89,19 +90,83 @@ def test_a_power_cut_gives_back_a_synced_state_or_the_one_being_written(
 ) -> None:
     """A torn batch is whole or gone; everything synced is there."""
     store = Store(FaultyDisk())
-    before = store.picture()
+    rng = random.Random(seed)
+    for _ in range(3):
+        before = store.picture()
+        for step in rng.sample(steps, len(steps)):
+            act(store, step)
+            if store.wal.waiting_bytes > SEGMENT // 4:
+                store.sync()
+            if store.wal.waiting_bytes == 0:
+                before = store.picture()
+        batch = store.wal.take()
+        if batch is not None:
+            store.disk.write(batch.segment, batch.offset, batch.data)
+        after = store.picture()
+        store.disk.lose_power(rng)
+        store = Store(store.disk)
+        assert store.picture() in (before, after)
+
+
+@given(STEPS, st.integers(0, 10**6))
+def test_of_several_batches_a_power_cut_leaves_those_that_were_synced(
+    steps: list[tuple[str, int, int]], seed: int
+) -> None:
+    """Each batch is a state by itself: what was recovered is the log as one of them left it."""
+    store, rng = Store(FaultyDisk()), random.Random(seed)
+    left = {store.wal.gate: store.picture()}
     for step in steps:
-        act(store, step)
-        if step[0] == "sync":
-            before = store.picture()
+        if step[0] != "sync":
+            act(store, step)
+        elif rng.random() < 0.3:
+            store.sync()
+        left[store.wal.gate] = store.picture()
+    for _ in range(rng.randrange(5)):
+        batch = store.wal.take()
+        if batch is not None:
+            store.wal.write(batch)
+            store.wal.refill()
     batch = store.wal.take()
     if batch is not None:
-        if batch.create:
-            store.disk.create(batch.segment, batch.create)
         store.disk.write(batch.segment, batch.offset, batch.data)
-    after = store.picture()
-    store.disk.lose_power(random.Random(seed))
-    assert Store(store.disk).picture() in (before, after)
+    synced = store.wal.synced_sequence
+    store.disk.lose_power(rng)
+    again = Store(store.disk)
+    assert again.picture() in (left[synced], left.get(synced + 1))
+    act(again, ("add", 1, 5))
+    again.sync()
+    assert Store(again.disk).picture() == again.picture()
+
+
+@given(STEPS, st.integers(0, 10**6))
+def test_a_full_disk_forgets_nothing_over_boots_and_power_cuts(
+    steps: list[tuple[str, int, int]], seed: int
+) -> None:
+    """What was admitted can be written; no boot needs space; space lets it go on."""
+    store, rng = Store(FaultyDisk()), random.Random(seed)
+    store.sync()
+    store.disk.free_bytes = rng.choice([0, 0, SEGMENT - 1, SEGMENT])
+    for _ in range(3):
+        for step in steps:
+            if store.wal.admits(1, step[2] + 1) if step[0] == "add" else store.wal.admits(0, 0):
+                act(store, step)
+            if store.wal.waiting_bytes > SEGMENT // 4:
+                store.sync()
+        store.sync()
+        assert store.wal.waiting_bytes == 0
+        before = store.picture()
+        store.logs[1].setCurrentTerm(store.logs[1].getCurrentTerm() + 99, "x")
+        batch = store.wal.take()
+        after = store.picture() if batch is not None else before
+        if batch is not None:
+            store.disk.write(batch.segment, batch.offset, batch.data)
+        store.disk.lose_power(rng)
+        store = Store(store.disk)
+        assert store.picture() in (before, after)
+    store.disk.free_bytes = math.inf
+    store.wal.refill()
+    assert not store.wal.full
+    assert store.wal.admits(1, SEGMENT // 2)
 
 
 def filled() -> Store:
@@ -117,7 +182,7 @@ def test_damage_before_good_batches_is_corruption_not_a_torn_tail() -> None:
     refused = 0
     for seed in range(60):
         store, rng = filled(), random.Random(seed)
-        name = rng.choice(store.disk.names())
+        name = rng.choice([segment.name for segment in store.wal.segments])
         file = store.disk.files[name]
         used = len(bytes(file.cached).rstrip(b"\0"))
         file.cached[rng.randrange(used)] ^= 0x10
@@ -127,7 +192,7 @@ def test_damage_before_good_batches_is_corruption_not_a_torn_tail() -> None:
         except CorruptLog:
             refused += 1
         else:
-            last = twin.disk.names()[-1]
+            last = twin.wal.segments[-1].name
             assert name == last, "only the newest batch may be taken for a torn tail"
             for group, (_, entries) in found.items():
                 assert len(entries) >= len(twin.logs[group]) - 2
@@ -212,13 +277,14 @@ def test_a_real_folder_keeps_what_was_synced(tmp_path: Path) -> None:
 
 
 def test_a_segment_made_anew_is_not_written_into_the_removed_one(tmp_path: Path) -> None:
-    """A crash between creating a segment and its first batch: the next boot makes it again."""
+    """A crash between making a segment and its first batch: the next boot uses or remakes it."""
     folder = tmp_path / "log"
     first = Store(FolderDisk(folder))  # type: ignore[arg-type]
     act(first, ("meta", 1, 0))
-    batch = first.wal.take()
-    assert batch is not None
-    first.disk.create(batch.segment, batch.create)
+    assert first.wal.take() is not None
+    (spare,) = folder.iterdir()
+    with spare.open("r+b") as file:
+        file.truncate(SEGMENT // 2)
     second = Store(FolderDisk(folder))  # type: ignore[arg-type]
     act(second, ("meta", 1, 1))
     act(second, ("add", 1, 30))
@@ -258,3 +324,224 @@ def test_a_hold_ends_for_good_when_what_was_lost_is_committed_again() -> None:
     assert log.hold_index == 0
     log.delete_from(9)
     assert log.hold_index == 0
+
+
+def split_by(first: bytes, kind: str) -> Store:
+    """A log whose next batch opens a segment, and tells of a change that a later one makes."""
+    store = Store(FaultyDisk())
+    log = store.logs[1]
+    for index in range(2, 12):
+        log.add(b"e", index, 1)
+    store.sync()
+    while store.wal._left() > 500:
+        store.logs[2].add(first, store.logs[2].last_index + 1, 0)
+        store.sync()
+    store.logs[2].add(bytes(800), store.logs[2].last_index + 1, 0)
+    store.logs[2].add(bytes(800), store.logs[2].last_index + 1, 0)
+    if kind == "back":
+        log.hold_until(11)
+        log.reset(5, 1)
+    elif kind == "other term":
+        log.reset(8, 3)
+    elif kind == "beyond":
+        log.reset(40, 3)
+    elif kind == "compacted":
+        log.compact(9)
+        log.delete_from(11)
+    return store
+
+
+@pytest.mark.parametrize("kind", ["back", "other term", "beyond", "compacted"])
+def test_a_segment_that_restates_what_a_later_batch_changes_can_be_read(kind: str) -> None:
+    """The later batch may be lost: what is restated is how all before it left things."""
+    store = split_by(b"f" * 100, "nothing")
+    before = store.picture()[1]
+    store = split_by(b"f" * 100, kind)
+    segments = len(store.wal.segments)
+    batch = store.wal.take()
+    assert batch is not None
+    assert len(store.wal.segments) == segments + 1
+    assert store.wal.waiting_bytes > 0
+    store.wal.write(batch)
+    crashed = copy.deepcopy(store.disk)
+    crashed.lose_power(random.Random(3))
+    again = Store(crashed)
+    assert again.picture()[1] == before
+    for log in again.logs.values():
+        log.validate()
+    store.wal.refill()
+    store.sync()
+    assert Store(store.disk).picture() == store.picture()
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_log_cut_twice_before_a_new_segment_keeps_all_that_follows(behind: bool) -> None:
+    """The older cut is told behind the newer one's segment head, perhaps in another batch."""
+    store = Store(FaultyDisk())
+    first, second = store.logs[1], store.logs[2]
+    for index in range(2, 12):
+        first.add(b"e", index, 1)
+    store.sync()
+    while store.wal._left() > 500:
+        second.add(b"f" * 100, second.last_index + 1, 0)
+        store.sync()
+    first.compact(4)
+    second.add(bytes(800), second.last_index + 1, 0)
+    if behind:
+        second.add(bytes(800), second.last_index + 1, 0)
+    first.compact(8)
+    batch = store.wal.take()
+    assert batch is not None
+    assert batch.offset == 0
+    store.wal.write(batch)
+    store.disk.lose_power(random.Random(3))
+    found = Store(copy.deepcopy(store.disk)).logs[1]
+    assert found.last_index == 11
+    assert found.base_index == (4 if behind else 8)
+    store.wal.refill()
+    store.sync()
+    assert Store(store.disk).picture() == store.picture()
+
+
+def test_a_spare_is_made_ahead_and_only_the_making_may_lack_space() -> None:
+    """Terms and votes go on in the reserve; entries are admitted while they are sure of a place."""
+    store = Store(FaultyDisk())
+    act(store, ("meta", 1, 0))
+    store.sync()
+    assert len(store.disk.names()) == 2
+    store.disk.free_bytes = 0
+    while store.wal.admits(1, 100):
+        act(store, ("add", 1, 99))
+        store.sync()
+    assert store.wal.full
+    assert len(store.disk.names()) == 2
+    for term in range(4):
+        act(store, ("meta", 1, term))
+        store.sync()
+    assert store.wal.waiting_bytes == 0
+    assert Store(store.disk).picture() == store.picture()
+
+
+def test_without_any_room_batches_wait_and_go_on_when_there_is_space() -> None:
+    """Nothing is refused for good, nothing is written half."""
+    store = Store(FaultyDisk())
+    act(store, ("meta", 1, 0))
+    store.sync()
+    before = store.picture()
+    store.disk.free_bytes = 0
+    for _ in range(16):
+        act(store, ("add", 1, 299))
+    store.sync()
+    assert store.wal.waiting_bytes > 0
+    assert store.logs[1].durable_index < store.logs[1].last_index
+    found = Store(store.disk).picture()
+    assert found[1][1] == store.picture()[1][1][: len(found[1][1])]
+    assert found != before
+    store.disk.free_bytes = math.inf
+    while store.wal.waiting_bytes:
+        store.wal.refill()
+        store.sync()
+    assert Store(store.disk).picture() == store.picture()
+
+
+def test_a_full_disk_is_no_reason_not_to_boot() -> None:
+    """Each boot goes on in the segment of the last one."""
+    store = filled()
+    store.disk.free_bytes = 0
+    names = store.disk.names()
+    for boot in range(20):
+        store = Store(store.disk)
+        act(store, ("meta", 1 + boot % 2, boot))
+        store.sync()
+        assert store.wal.waiting_bytes == 0
+    assert set(store.disk.names()) <= set(names)
+    assert Store(store.disk).picture() == store.picture()
+
+
+def test_a_first_segment_cannot_be_made_on_a_full_disk() -> None:
+    """A new node says so; there is nothing yet that it could lose."""
+    disk = FaultyDisk()
+    disk.free_bytes = 0
+    with pytest.raises(OSError, match="no space"):
+        Store(disk)
+
+
+def test_a_record_larger_than_a_segment_gets_a_larger_one() -> None:
+    """The spare that is too small goes; what waits is written into the new one."""
+    store = Store(FaultyDisk())
+    act(store, ("add", 1, 5))
+    store.sync()
+    act(store, ("add", 1, 3 * SEGMENT))
+    store.sync()
+    assert store.wal.waiting_bytes > 0
+    store.wal.refill()
+    store.sync()
+    act(store, ("add", 1, 3))
+    store.sync()
+    assert store.wal.waiting_bytes == 0
+    assert Store(store.disk).picture() == store.picture()
+
+
+def test_a_segment_without_batches_before_one_with_batches_is_corruption() -> None:
+    """Segments are used in order: its first batch was synced, and rotted."""
+    store = filled()
+    name = store.disk.names()[0]
+    store.disk.files[name].cached[:] = bytes(SEGMENT)
+    with pytest.raises(CorruptLog, match="first batch"):
+        Store(store.disk)
+
+
+def test_a_torn_first_batch_leaves_a_clean_spare() -> None:
+    """The remains of a batch that nobody was told of are wiped before the segment is used."""
+    store = Store(FaultyDisk())
+    act(store, ("add", 1, 10))
+    store.sync()
+    picture = store.picture()
+    name = store.disk.names()[-1]
+    store.disk.files[name].cached[40:200] = b"\xff" * 160
+    again = Store(store.disk)
+    assert again.picture() == picture
+    assert bytes(store.disk.files[name].durable) == bytes(SEGMENT)
+
+
+def test_segments_are_dropped_only_when_every_base_that_allows_it_is_durable() -> None:
+    """A base that is buffered behind the batch being written does not count yet."""
+    store = filled()
+    for number in range(8):
+        act(store, ("add", 1, 250 + number))
+    for log in store.logs.values():
+        log.compact(log.durable_index)
+    batch = store.wal.take()
+    assert batch is not None
+    assert store.wal.waiting_bytes > 0
+    assert batch.obsolete == ()
+    store.wal.write(batch)
+    store.disk.lose_power(random.Random(1))
+    Store(store.disk)
+
+
+def test_a_real_folder_says_when_there_is_no_space(tmp_path: Path) -> None:
+    """Space is looked for before it is taken, and nothing stays behind."""
+    disk = FolderDisk(tmp_path)
+    space = os.statvfs(tmp_path)
+    with pytest.raises(OSError, match="No space"):
+        disk.create("0-0.wal", (space.f_bavail + 1) * space.f_frsize)
+    assert disk.names() == []
+
+
+def test_what_a_failed_sync_left_in_the_page_cache_is_written_again() -> None:
+    """Its pages count as clean: no later sync writes them, and a power cut would take them back."""
+    disk = FaultyDisk()
+    store = Store(disk)
+    store.logs[1].add(b"one", 2, 1)
+    store.sync()
+    disk.fail_once.add("sync")
+    store.logs[1].add(b"two", 3, 1)
+    with pytest.raises(OSError, match="Input/output error"):
+        store.sync()
+    restarted = Store(disk)
+    believed = restarted.logs[1].last_index
+    restarted.logs[1].add(b"next", believed + 1, 1)
+    restarted.sync()
+    disk.lose_power(random.Random(1))
+    assert Store(disk).picture() == restarted.picture()

@@ -1,0 +1,192 @@
+"""Where committed entries become state: one lane, on its thread or, for small batches, on the loop.
+
+All that changes state machines or opens indexes goes through the lane, one piece after the other,
+never two at a time.
+
+Handing one small batch to a thread costs more than applying it: two wake-ups, and a wait for the
+interpreter with every statement. So a small batch is applied on the event loop while the lane is
+empty. SQLite does not sync on commit, but the disk may still be slow: after a commit that took
+`SLOW_S` everything goes to the thread for a while, and a state whose checkpoint is just being
+finished is left to the thread as well.
+
+At a follower nobody waits for most entries: those gather for `GATHER_S`, many to a transaction. An
+entry that was proposed here, or a read that waits for an index, is served at once.
+
+A full disk stops nobody: the entries wait, in order, and are tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
+
+from cluster.replica import Replica
+from storage.connections import out_of_space
+
+log = logging.getLogger("recollect.raft")
+
+BATCH_BYTES_MAX: Final = 8 << 20
+SMALL_BYTES: Final = 32 << 10
+"""Entries of so many bytes in all may be applied on the loop."""
+GATHER_S: Final = 0.05
+GATHER_BYTES: Final = 256 << 10
+SLOW_S: Final = 0.05
+SLOW_REST_S: Final = 10.0
+DISK_FULL_RETRY_S: Final = 1.0
+
+Arguments = ParamSpec("Arguments")
+ValueType = TypeVar("ValueType")
+
+
+class Observer(Protocol):
+    """Who is told, in the lane, what happened to a replica's state."""
+
+    def applied(self, replica: Replica) -> None:
+        """A batch was committed; `machine.take_changes` says what it changed."""
+
+    def installed(self, replica: Replica) -> None:
+        """The state became another replica's."""
+
+
+class ApplyLane:
+    """See the module. Its methods belong to the event loop; `fail` ends the node."""
+
+    def __init__(
+        self,
+        thread: Executor,
+        observer: Observer,
+        *,
+        clock: Callable[[], float],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self._thread, self._observer = thread, observer
+        self._clock, self._fail = clock, fail
+        self._loop = asyncio.get_running_loop()
+        self._jobs = 0
+        self._gathering: dict[int, Replica] = {}
+        self._slow_until_s = 0.0
+        self._closed = False
+
+    def close(self) -> None:
+        """Start nothing more; what the thread has is finished by whoever shuts it down."""
+        self._closed = True
+
+    # -- work ---------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        work: Callable[Arguments, ValueType],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> ValueType:
+        """Run other work in the lane, on its thread."""
+        self._jobs += 1
+        try:
+            call = self._loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
+            return await call
+        finally:
+            self._jobs -= 1
+
+    def submit(self, work: Callable[[], Callable[[], object]]) -> None:
+        """Run work on the thread; what it returns is then called on the loop."""
+        if not self._closed:
+            self._jobs += 1
+            self._thread.submit(self._do, work)
+
+    def _do(self, work: Callable[[], Callable[[], object]]) -> None:
+        try:
+            then = work()
+        except BaseException as error:  # noqa: BLE001  # the state is in doubt: the node must stop
+            self._loop.call_soon_threadsafe(self._fail, error)
+        else:
+            self._loop.call_soon_threadsafe(self._done, then)
+
+    def _done(self, then: Callable[[], object]) -> None:
+        self._jobs -= 1
+        assert self._jobs >= 0, "a job ends once"
+        try:
+            then()
+        except Exception as error:  # noqa: BLE001  # a broken invariant: the node must stop
+            self._fail(error)
+
+    # -- entries ------------------------------------------------------------------------------
+
+    def look(self, replica: Replica) -> None:
+        """See to a replica's inbox: apply it now, or let it gather."""
+        if not replica.inbox or replica.applying or replica.retrying or self._closed:
+            return
+        if replica.awaited or replica.inbox_bytes > GATHER_BYTES:
+            self._start(replica)
+        elif replica.group not in self._gathering:
+            if not self._gathering:
+                self._loop.call_later(GATHER_S, self._flush)
+            self._gathering[replica.group] = replica
+
+    def _flush(self) -> None:
+        gathered, self._gathering = self._gathering, {}
+        for replica in gathered.values():
+            if replica.inbox and not (replica.applying or replica.retrying or self._closed):
+                self._start(replica)
+
+    def _start(self, replica: Replica) -> None:
+        replica.applying = True
+        if self._may_apply_here(replica):
+            self._apply_here(replica)
+        else:
+            self.submit(lambda: self._apply(replica))
+
+    def _may_apply_here(self, replica: Replica) -> bool:
+        return (
+            not self._jobs
+            and not replica.heavy
+            and replica.inbox_bytes <= SMALL_BYTES
+            and not replica.machine.busy
+            and self._clock() >= self._slow_until_s
+        )
+
+    def _apply_here(self, replica: Replica) -> None:
+        began_s = self._clock()
+        try:
+            then = self._apply(replica)
+        except Exception as error:  # noqa: BLE001  # the state is in doubt: the node must stop
+            self._fail(error)
+            return
+        ended_s = self._clock()
+        if ended_s - began_s > SLOW_S:
+            self._slow_until_s = ended_s + SLOW_REST_S
+        then()
+
+    def _apply(self, replica: Replica) -> Callable[[], None]:
+        """Apply what waits, in one transaction; return what the loop has to know of it."""
+        entries = replica.take_inbox(BATCH_BYTES_MAX)
+        try:
+            results: list[Any] = replica.machine.apply(entries)
+        except sqlite3.OperationalError as error:
+            if not out_of_space(error):
+                raise
+            replica.give_back(entries)
+            return lambda: self._stalled(replica)
+        self._observer.applied(replica)
+        return lambda: self._applied(replica, entries, results)
+
+    def _applied(self, replica: Replica, entries: list[Any], results: list[Any]) -> None:
+        replica.storage_full = replica.applying = False
+        if entries:
+            replica.applied(entries, results)
+        self.look(replica)
+
+    def _stalled(self, replica: Replica) -> None:
+        if not replica.storage_full:
+            log.error("group %d waits for space: the disk is full", replica.group)
+        replica.storage_full = replica.retrying = True
+        replica.applying = False
+        self._loop.call_later(DISK_FULL_RETRY_S, self._retry, replica)
+
+    def _retry(self, replica: Replica) -> None:
+        replica.retrying = False
+        if replica.inbox and not (replica.applying or self._closed):
+            self._start(replica)

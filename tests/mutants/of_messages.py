@@ -1,0 +1,157 @@
+"""Mutants of what a replica does with entries, answers and snapshots."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.mutants.mutant import (
+    COMMIT,
+    DEFECTS,
+    LOGS,
+    RULES,
+    SNAPSHOTS,
+    Mutant,
+    cut,
+)
+
+MESSAGES: Final[tuple[Mutant, ...]] = (
+    cut(
+        "5.3",
+        "hearsay of a commit holds for an entry that is here, with its term",
+        "office.py",
+        "if index > self.commit_index and self.log.term_at(index) == term:",
+        "if index > self.commit_index:",
+        f"{COMMIT}hearsay_commits_nothing_that_the_log_does_not_hold",
+    ),
+    cut(
+        "5.3",
+        "followers hear of a commit",
+        "office.py",
+        "return commit_index != self._sent[1] and",
+        "return False and",
+        f"{COMMIT}followers_hear_of_a_commit_within_a_moment_without_more_writes",
+    ),
+    cut(
+        "7",
+        "entries after a snapshot that is pulled are kept",
+        "group.py",
+        "limit = min(limit, self.offer.index)",
+        "pass",
+        f"{DEFECTS}an_install_that_takes_long_is_not_overtaken_by_compaction",
+    ),
+    cut(
+        "7",
+        "who answers offers is still pulling",
+        "group.py",
+        "self.offer_used_s = self._clock()  # it answers offers",
+        "pass  # it answers offers",
+        f"{DEFECTS}an_install_that_takes_long_is_not_overtaken_by_compaction",
+    ),
+    cut(
+        "7",
+        "entries that a connected follower lacks are kept",
+        "group.py",
+        "limit = min([limit, *(self._progress[peer].match for peer in connected)])",
+        "pass",
+        f"{RULES}a_connected_follower_is_not_left_to_a_snapshot_without_need",
+    ),
+    cut(
+        "D2",
+        "a heartbeat that proves nothing moves no commit index",
+        "group.py",
+        '"term": term, "commit_index": self.commit_index}',
+        '"term": term, "commit_index": self.told[0] or 1 << 62}',
+        f"{DEFECTS}a_deposed_leader_caught_up_by_snapshot_does_not_ack_its_own_tail",
+    ),
+    cut(
+        "D4",
+        "a snapshot that is not newer is not pulled",
+        "group.py",
+        "if manifest is not None and manifest.index <= self.delivered_index:",
+        "if False:",
+        f"{DEFECTS}a_repeated_snapshot_does_not_take_the_state_back",
+        f"{SNAPSHOTS}7_a_snapshot_that_is_not_newer_is_answered_and_left",
+    ),
+    cut(
+        "D4",
+        "a snapshot that the log overtook is not installed",
+        "group.py",
+        "        if manifest.index <= self.delivered_index:\n            self.receiver.done()",
+        "        if False:\n            self.receiver.done()",
+        f"{SNAPSHOTS}7_a_snapshot_that_the_log_overtook_is_not_installed",
+    ),
+    cut(
+        "D5",
+        "an offer proves nothing to the leader",
+        "group.py",
+        "        self._answer(sender, message.round)\n        if manifest is not None:",
+        "        self._answer(sender, message.round, matched=self.log.last_index)\n"
+        "        if manifest is not None:",
+        f"{SNAPSHOTS}7_an_offer_proves_nothing_about_the_log",
+    ),
+    cut(
+        "D5",
+        "a failed install acknowledges nothing",
+        "group.py",
+        'nothing is acknowledged (D5)."""\n',
+        'nothing is acknowledged (D5)."""\n'
+        "        self._answer(str(self.leader), 0, matched=self.log.last_index)\n",
+        f"{SNAPSHOTS}7_a_failed_install_says_nothing_to_the_leader",
+    ),
+    cut(
+        "D5",
+        "a failed install begins anew",
+        "group.py",
+        "        self.receiver.failed(self._clock())",
+        "        pass",
+        f"{DEFECTS}a_snapshot_that_cannot_be_installed_is_not_acked",
+    ),
+    cut(
+        "D12",
+        "acks of other terms are dropped",
+        "group.py",
+        "if not self.is_leader or admit_ack(ack, term=self.term, last_index=self.log.last_index):",
+        "if not self.is_leader:",
+        f"{DEFECTS}an_ack_of_an_older_term_is_not_counted",
+    ),
+    cut(
+        "6.4",
+        "an answer echoes its round",
+        "group.py",
+        "        self.reads.acked(sender, ack.round)\n",
+        "",
+        f"{DEFECTS}a_strong_read_is_answered_after_a_round_of_the_majority",
+    ),
+    cut(
+        "5.3",
+        "match indexes only grow",
+        "group.py",
+        "self._SyncObj__raftMatchIndex[peer_of(sender)] = progress.match",
+        "self._SyncObj__raftMatchIndex[peer_of(sender)] = ack.matched",
+        f"{LOGS}5_3_acks_of_older_messages_do_not_take_agreement_back",
+    ),
+    cut(
+        "5.3",
+        "a rejection moves the leader back",
+        "group.py",
+        "            progress.rejected(ack.rejected, ack.hint)\n",
+        "            pass\n",
+        f"{LOGS}5_3_figure_7",
+    ),
+    cut(
+        "7",
+        "the log keeps what follows the snapshot",
+        "group.py",
+        "if self.log.term_at(manifest.index) != manifest.term:",
+        "if True:",
+        f"{SNAPSHOTS}7_after_a_snapshot_the_log_keeps_what_follows_it",
+    ),
+    cut(
+        "7",
+        "a log that conflicts with the snapshot goes",
+        "group.py",
+        "if self.log.term_at(manifest.index) != manifest.term:",
+        "if self.log.last_index < manifest.index:",
+        f"{SNAPSHOTS}7_after_a_snapshot_the_log_keeps_what_follows_it",
+    ),
+)

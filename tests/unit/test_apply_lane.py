@@ -1,0 +1,206 @@
+"""The apply lane: what is applied where and when, and what an error or a full disk does."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from cluster.command import Result
+from cluster.raft.apply_lane import GATHER_BYTES, SLOW_REST_S, SLOW_S, ApplyLane
+from cluster.replica import Replica
+from cluster.shard import ShardMachine
+from cluster.state_machine import Entry
+from tests.shard_commands import TTL_MS, command, point, upsert
+from tests.simulation.nodes import Net
+
+
+class Watched(ShardMachine):
+    """A shard's state that notes where it was applied, and fails on demand."""
+
+    def __init__(self) -> None:
+        super().__init__(None, request_id_ttl_ms=TTL_MS)
+        self.batches: list[tuple[str, int]] = []
+        self.errors: list[Exception] = []
+        self.before: Callable[[], None] = lambda: None
+
+    def apply(self, entries: Sequence[Entry]) -> list[Result]:  # type: ignore[explicit-override]
+        self.before()
+        if self.errors:
+            raise self.errors.pop(0)
+        self.batches.append((threading.current_thread().name, len(entries)))
+        return super().apply(entries)
+
+
+class Scene:
+    """A lane with one replica on it."""
+
+    def __init__(self, group: int = 1) -> None:
+        self.now_s = 1000.0
+        self.failures: list[BaseException] = []
+        self.told: list[int] = []
+        self.machine = Watched()
+        net = Net("A")
+        net.elect("A")
+        self.replica = Replica(group, net.nodes["A"].group(), self.machine, lambda: None)
+        self.pool = ThreadPoolExecutor(1, "lane")
+        self.lane = ApplyLane(self.pool, self, clock=lambda: self.now_s, fail=self.failures.append)
+        self.next_index = 2
+
+    def applied(self, replica: Replica) -> None:
+        self.told.append(replica.machine.position()[0])
+
+    def installed(self, replica: Replica) -> None:
+        raise AssertionError("nothing is installed here")
+
+    def commit(self, count: int = 1, payload_bytes: int = 0) -> None:
+        """Bring committed entries to the replica, as the driver does."""
+        payload = b'{"a":"' + b"x" * payload_bytes + b'"}'
+        entries = []
+        for _ in range(count):
+            raw = command(upsert(point(self.next_index, payload)))
+            entries.append((b"\x00" + raw, self.next_index, 1))
+            self.next_index += 1
+        self.replica.take_committed(entries)
+        self.lane.look(self.replica)
+
+    async def until(self, index: int) -> None:
+        async with asyncio.timeout(5):
+            while self.replica.applied_index < index:
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    made = Scene()
+    yield made
+    made.lane.close()
+    made.pool.shutdown()
+
+
+async def waited_for(scene: Scene, index: int) -> asyncio.Task[None]:
+    task = asyncio.ensure_future(scene.replica.wait_applied(index, 10**9))
+    await asyncio.sleep(0)
+    assert scene.replica.awaited
+    return task
+
+
+async def test_what_somebody_waits_for_is_applied_at_once_on_the_loop(scene: Scene) -> None:
+    """A small batch does not pay for a thread."""
+    waiting = await waited_for(scene, 2)
+    scene.commit()
+    assert scene.machine.batches == [(threading.current_thread().name, 1)]
+    assert scene.told == [2]
+    await waiting
+
+
+async def test_what_nobody_waits_for_gathers(scene: Scene) -> None:
+    """Many entries share a transaction at followers."""
+    for _ in range(5):
+        scene.commit()
+    assert scene.machine.batches == []
+    await scene.until(6)
+    assert [count for _, count in scene.machine.batches] == [5]
+
+
+async def test_a_wait_ends_the_gathering(scene: Scene) -> None:
+    """A read with a token, or of this node's own write, does not wait for company."""
+    scene.commit(3)
+    waiting = await waited_for(scene, 4)
+    scene.lane.look(scene.replica)
+    assert [count for _, count in scene.machine.batches] == [3]
+    await waiting
+
+
+async def test_a_large_batch_goes_to_the_thread(scene: Scene) -> None:
+    """The event loop goes on."""
+    scene.commit(8, payload_bytes=GATHER_BYTES // 8)
+    await scene.until(9)
+    ((thread, count),) = scene.machine.batches
+    assert thread.startswith("lane")
+    assert count == 8
+    assert scene.replica.inbox_bytes == 0
+
+
+async def test_nothing_is_applied_on_the_loop_beside_the_thread(scene: Scene) -> None:
+    """Opening an index reads the states: no entry may change one meanwhile."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work() -> str:
+        begun.set()
+        assert go_on.wait(5)
+        return "done"
+
+    other = asyncio.ensure_future(scene.lane.run(work))
+    await asyncio.to_thread(begun.wait, 5)
+    waiting = await waited_for(scene, 2)
+    scene.commit()
+    assert scene.machine.batches == []
+    go_on.set()
+    assert await other == "done"
+    await waiting
+    assert scene.machine.batches[0][0].startswith("lane")
+
+
+async def test_a_slow_disk_is_left_to_the_thread_for_a_while(scene: Scene) -> None:
+    """One slow commit is enough; later the loop tries again."""
+
+    def slow() -> None:
+        scene.now_s += 2 * SLOW_S
+
+    scene.machine.before = slow
+    waiting = await waited_for(scene, 3)
+    scene.commit()
+    scene.machine.before = lambda: None
+    scene.commit()
+    await waiting
+    assert [thread.startswith("lane") for thread, _ in scene.machine.batches] == [False, True]
+    scene.now_s += SLOW_REST_S
+    waiting = await waited_for(scene, 4)
+    scene.commit()
+    await waiting
+    assert not scene.machine.batches[-1][0].startswith("lane")
+
+
+async def test_metadata_is_never_applied_on_the_loop() -> None:
+    """It opens indexes, which reads whole shards."""
+    made = Scene(group=0)
+    made.commit()
+    await made.until(2)
+    assert made.machine.batches[0][0].startswith("lane")
+    made.pool.shutdown()
+
+
+async def test_a_full_disk_makes_entries_wait(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are applied, in order, when there is space."""
+    monkeypatch.setattr("cluster.raft.apply_lane.DISK_FULL_RETRY_S", 0.01)
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    scene.machine.errors = [full, full]
+    waiting = await waited_for(scene, 3)
+    scene.commit(2)
+    assert scene.replica.storage_full
+    assert scene.replica.inbox_bytes > 0
+    await waiting
+    assert scene.replica.applied_index == 3
+    assert [count for _, count in scene.machine.batches] == [2]
+    assert scene.failures == []
+
+
+@pytest.mark.parametrize("payload_bytes", [0, GATHER_BYTES])
+async def test_any_other_error_ends_the_node(scene: Scene, payload_bytes: int) -> None:
+    """On the loop as on the thread."""
+    scene.machine.errors = [sqlite3.OperationalError("disk I/O error")]
+    waiting = await waited_for(scene, 2)
+    scene.commit(payload_bytes=payload_bytes)
+    async with asyncio.timeout(5):
+        while not scene.failures:
+            await asyncio.sleep(0.005)
+    assert scene.machine.batches == []
+    waiting.cancel()
