@@ -34,8 +34,8 @@ SMALL_BYTES: Final = 32 << 10
 """Entries of so many bytes in all may be applied on the loop."""
 GATHER_S: Final = 0.05
 GATHER_BYTES: Final = 256 << 10
-SLOW_S: Final = 0.05
-SLOW_REST_S: Final = 10.0
+SLOW_S: Final = 0.2
+SLOW_REST_S: Final = 5.0
 DISK_FULL_RETRY_S: Final = 1.0
 
 Arguments = ParamSpec("Arguments")

@@ -80,10 +80,29 @@ class RaftGroup(Officer):
         if self.is_leader and not urgent:
             connected = [p for p in self._others() if self.isNodeConnected(peer_of(p))]
             limit = min([limit, *(self._progress[peer].match for peer in connected)])
-        used = self._clock() - self.offer_used_s < OFFER_KEPT_S
-        if self.offer is not None and used and self.log.size_bytes < self.log.memory.offer_max:
-            limit = min(limit, self.offer.index)
+        kept = self._offer_in_use
+        if kept is not None and self.log.size_bytes < self.log.memory.offer_max:
+            limit = min(limit, kept.index)
         self.log.compact(limit)
+
+    @property
+    def _offer_in_use(self) -> msg.Manifest | None:
+        """The snapshot that some follower pulls or installs, as far as is known."""
+        offer, used = self.offer, self._clock() - self.offer_used_s < OFFER_KEPT_S
+        if offer is None or not used:
+            return None
+        lacking = any(each.match < offer.index for each in self._progress.values())
+        return offer if lacking else None
+
+    @property
+    def owed_bytes(self) -> int:
+        """About how much of the log is here only because a connected follower lacks it."""
+        connected = [p for p in self._others() if self.isNodeConnected(peer_of(p))]
+        if not self.is_leader or not connected:
+            return 0
+        matched = max(self.log.base_index, min(self._progress[peer].match for peer in connected))
+        entries = max(1, self.log.last_index - self.log.base_index)
+        return self.log.size_bytes * max(0, self.delivered_index - matched) // entries
 
     # -- connections and time -----------------------------------------------------------------
 

@@ -29,7 +29,7 @@ LOOK_S: Final = 0.1
 SPARE_RETRY_S: Final = 1.0
 FULL_CUT_S: Final = 5.0
 FOLLOWERS_WAIT: Final = 4
-"""How many times its usual size a log may reach before a slow follower is left to a snapshot."""
+"""How many times a log's usual size may be kept for a slow follower before it gets a snapshot."""
 
 OnLoop = Callable[[Callable[[], object], int | None], object]
 """From a thread: do something on the loop, then let a group step."""
@@ -70,17 +70,23 @@ class LogKeeper:
         """Return the groups to cut now, and whether regardless of what followers lack."""
         held = {group: each.raft.log.size_bytes for group, each in self.replicas.items()}
         pinning = self.host.pinning()
-        chosen = {group: True for group in pinning if group in held}
-        for group, size in held.items():
-            if size > self.log_bytes_max:
-                urgent = size > FOLLOWERS_WAIT * self.log_bytes_max
-                chosen[group] = chosen.get(group, False) or urgent
-        for group in cuts(held, self._after_cut, self.host.memory):
-            chosen[group] = chosen.get(group, False) or self.host.memory.pressed
+        large = [group for group, size in held.items() if size > self.log_bytes_max]
+        chosen = {
+            group: self._is_urgent(group)
+            for group in (*large, *cuts(held, self._after_cut, self.host.memory))
+        }
+        chosen.update({group: True for group in pinning if group in held})
         if self.wal.full and self.clock() >= self._cut_for_space_s + FULL_CUT_S:
             self._cut_for_space_s = self.clock()
             chosen.update(dict.fromkeys(held, True))
         return {group: chosen[group] for group in sorted(chosen) if group not in self._running}
+
+    def _is_urgent(self, group: int) -> bool:
+        """Whether a follower lacks so much that it had better get a snapshot."""
+        owed, memory = self.replicas[group].raft.owed_bytes, self.host.memory
+        return owed > FOLLOWERS_WAIT * self.log_bytes_max or (
+            memory.pressed and 2 * owed > memory.share
+        )
 
     def _checkpoint(self, replica: Replica, urgent: bool) -> None:  # noqa: FBT001
         durable = 0

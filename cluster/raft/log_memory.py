@@ -4,7 +4,7 @@ Entries stay in memory until the log is cut below them, and it is cut below what
 durable. Three lines keep the total below `bytes_max`:
 
     1/4    the largest logs are cut, as far as connected followers have them (`cuts`)
-    3/8    they are cut whatever a follower lacks: it gets a snapshot
+    3/8    a follower that lacks more than half a group's share gets a snapshot instead
     1/2    entries are admitted only to groups that hold less than their share of the other half
 
 A leader has no more than a share under way that is not applied yet; what is applied can be cut. So
@@ -49,12 +49,12 @@ class LogMemory:
     @property
     def offer_max(self) -> int:
         """How large a log may be that is kept for a snapshot on its way: a quarter of all, or, when
-        memory is short, a share."""
-        return self.share if self.pressed else self.bytes_max // 4
+        memory is short, half a share, so that the group is still admitted to."""
+        return self.share // 2 if self.pressed else self.bytes_max // 4
 
     @property
     def pressed(self) -> bool:
-        """Whether logs are to be cut whatever a follower lacks."""
+        """Whether followers that lack much are to be left to snapshots."""
         return 8 * self.used > 3 * self.bytes_max
 
     def admits(self, held: int, more: int) -> bool:

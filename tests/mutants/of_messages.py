@@ -35,7 +35,7 @@ MESSAGES: Final[tuple[Mutant, ...]] = (
         "7",
         "entries after a snapshot that is pulled are kept",
         "group.py",
-        "limit = min(limit, self.offer.index)",
+        "limit = min(limit, kept.index)",
         "pass",
         f"{DEFECTS}an_install_that_takes_long_is_not_overtaken_by_compaction",
     ),

@@ -129,3 +129,45 @@ def test_a_hand_over_to_nobody_is_given_up() -> None:
     assert leader.is_leader
     assert not leader.heir
     assert net.put("A", "k=3") is not None
+
+
+def test_a_log_owes_what_a_connected_follower_lacks() -> None:
+    """Entries that are not applied yet are not kept for anybody's sake."""
+    net = led()
+    leader = net.nodes["A"].group()
+    assert leader.owed_bytes == 0
+    for number in range(10):
+        net.put("A", f"k{number}={'v' * 100}")
+    assert leader.owed_bytes == 0
+    net.settle("AB", 0.5, lambda letter: "C" not in (letter.source, letter.target))
+    assert leader.log.size_bytes * 0.8 < leader.owed_bytes <= leader.log.size_bytes
+    assert net.nodes["B"].group().owed_bytes == 0
+    net.cut("A", "C")
+    assert leader.owed_bytes == 0
+
+
+def test_a_snapshot_that_nobody_needs_any_more_keeps_no_log() -> None:
+    """The follower has what it lacked: the log is cut beyond the snapshot at once."""
+    net = led()
+    net.cut("A", "C")
+    net.cut("B", "C")
+    for number in range(10):
+        net.put("A", f"k{number}=1")
+    net.settle("AB", 0.3)
+    net.nodes["A"].compact()
+    net.link("A", "C")
+    for _ in range(100):
+        net.tick()
+        net.deliver()
+        if net.nodes["A"].group().offer is not None:
+            break
+    offer = net.nodes["A"].group().offer
+    assert offer is not None
+    net.put("A", "late=1")
+    net.settle("AB", 0.1, lambda letter: "C" not in (letter.source, letter.target))
+    net.nodes["A"].compact()
+    assert net.nodes["A"].group().log.base_index == offer.index
+    net.settle(seconds=0.5)
+    assert net.nodes["C"].machines[1].data["late"] == "1"
+    net.nodes["A"].compact()
+    assert net.nodes["A"].group().log.base_index > offer.index

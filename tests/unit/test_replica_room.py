@@ -72,6 +72,19 @@ async def test_proposals_wait_for_room_and_go_in_order(scene: Scene) -> None:
     assert versions == sorted(versions)
 
 
+async def test_one_shard_has_no_more_than_its_share_under_way(scene: Scene) -> None:
+    """Also while there is room: what is not applied cannot be cut."""
+    memory = scene.replica.raft.log.memory
+    memory.bytes_max, memory.groups = 16_000, 8
+    tasks = [scene.propose(letter * 400) for letter in "abcde"]
+    await asyncio.sleep(0)
+    assert memory.admits(scene.replica.raft.log.size_bytes, 2000)
+    assert scene.proposed() == ["a", "b"]
+    for _ in range(4):
+        scene.apply()
+    await asyncio.gather(*tasks)
+
+
 async def test_a_proposal_for_which_there_is_never_room_was_not_proposed(scene: Scene) -> None:
     """Its caller is told to come again, and it does not enter the log afterwards."""
     first = scene.propose("a" * 400)

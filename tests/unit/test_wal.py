@@ -286,6 +286,7 @@ def test_a_segment_made_anew_is_not_written_into_the_removed_one(tmp_path: Path)
     with spare.open("r+b") as file:
         file.truncate(SEGMENT // 2)
     second = Store(FolderDisk(folder))  # type: ignore[arg-type]
+    assert [path.stat().st_size for path in folder.iterdir()] == [SEGMENT]
     act(second, ("meta", 1, 1))
     act(second, ("add", 1, 30))
     second.sync()
@@ -422,6 +423,24 @@ def test_a_spare_is_made_ahead_and_only_the_making_may_lack_space() -> None:
     assert Store(store.disk).picture() == store.picture()
 
 
+def test_entries_are_admitted_only_if_what_is_left_takes_them() -> None:
+    """In the active segment or the spare, behind what gathers, in one piece."""
+    store = Store(FaultyDisk())
+    assert store.wal.admits(1, SEGMENT - 256 - 100)
+    assert not store.wal.admits(1, SEGMENT)
+    act(store, ("add", 1, 999))
+    assert store.wal.admits(1, 600)
+    assert not store.wal.admits(1, 1100)
+    store.sync()
+    assert store.wal.admits(1, 1500)
+    store.disk.free_bytes = 0
+    act(store, ("add", 1, 1200))
+    store.sync()
+    assert store.wal.full
+    assert not store.wal.admits(1, 600)
+    assert store.wal.admits(1, 200)
+
+
 def test_without_any_room_batches_wait_and_go_on_when_there_is_space() -> None:
     """Nothing is refused for good, nothing is written half."""
     store = Store(FaultyDisk())
@@ -491,6 +510,25 @@ def test_a_segment_without_batches_before_one_with_batches_is_corruption() -> No
         Store(store.disk)
 
 
+def test_a_torn_tail_is_wiped_before_the_log_goes_on_there() -> None:
+    """Nothing of it can ever be read, whatever is written over it."""
+    store = Store(FaultyDisk())
+    act(store, ("add", 1, 10))
+    store.sync()
+    picture = store.picture()
+    act(store, ("add", 1, 250))
+    torn = store.wal.take()
+    assert torn is not None
+    store.disk.write(torn.segment, torn.offset + 40, torn.data[40:])
+    again = Store(store.disk)
+    assert again.picture() == picture
+    assert not any(store.disk.read(torn.segment)[torn.offset :])
+    act(again, ("add", 2, 3))
+    again.sync()
+    assert [segment.name for segment in again.wal.segments] == [torn.segment]
+    assert Store(store.disk).picture() == again.picture()
+
+
 def test_a_torn_first_batch_leaves_a_clean_spare() -> None:
     """The remains of a batch that nobody was told of are wiped before the segment is used."""
     store = Store(FaultyDisk())
@@ -498,10 +536,12 @@ def test_a_torn_first_batch_leaves_a_clean_spare() -> None:
     store.sync()
     picture = store.picture()
     name = store.disk.names()[-1]
-    store.disk.files[name].cached[40:200] = b"\xff" * 160
+    store.disk.write(name, 40, b"\xff" * 160)
     again = Store(store.disk)
     assert again.picture() == picture
-    assert bytes(store.disk.files[name].durable) == bytes(SEGMENT)
+    assert store.disk.read(name) == bytes(SEGMENT)
+    store.disk.lose_power(random.Random(1))
+    assert store.disk.read(name) == bytes(SEGMENT)
 
 
 def test_segments_are_dropped_only_when_every_base_that_allows_it_is_durable() -> None:
