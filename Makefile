@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 SEEDS ?= 200
 MINUTES ?= 10
+POWER_CUTS ?= 20
 
 .PHONY: setup check unit sim mutants chaos system test demo up down logs bench clean
 
@@ -33,7 +34,7 @@ mutants: setup
 	$(BIN)/python -m tests.mutants
 
 chaos: setup
-	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(CHAOS)
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --power-cuts $(POWER_CUTS)
 
 system: setup
 	$(BIN)/python -m pytest -q tests/system

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from bench import load
 from tests.helpers import Cluster, running_cluster
 
 DIMENSION = 384
+SETTLE_S = 6.0
+"""Until leaders have gone to their preferred nodes, one after the other."""
 PATH = "/collections/bench/points?wait=true"
 SCRIPT = """
 local bodies = {}
@@ -119,6 +122,7 @@ def main() -> int:
             points(rng, random.Random(k).randrange(10**9), 1, DIMENSION) for k in range(4000)
         ]
         with_wrk(url, Path(folder), singles, 20, 3)
+        time.sleep(SETTLE_S)
         for connections in (20, 1):
             before = terms(cluster)
             got = with_wrk(url, Path(folder), singles, connections, options.seconds)

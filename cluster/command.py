@@ -149,6 +149,11 @@ def keep_result(result: Result, digest: str) -> bytes:
     return _encoder.encode(kept)
 
 
+def kept_version(raw: bytes) -> int:
+    """Return the index at which a kept result's command took effect."""
+    return _kept_decoder.decode(raw).version
+
+
 def kept_result(raw: bytes, digest: str, index: int) -> Result:
     """Read a kept result back, or return the refusal, at `index`, of another request's digest."""
     kept = _kept_decoder.decode(raw)

@@ -72,7 +72,9 @@ class Config:
     dimension_max: int = _setting(4096, "largest vector")
     limit_max: int = _setting(10_000, "most results of one search or scroll")
     request_id_ttl_ms: int = _setting(
-        600_000, "how long an idempotency key is remembered; fixed when the cluster is formed"
+        600_000,
+        "how long an idempotency key is remembered, at least; longer within the last 10,000 "
+        "entries of a shard's log, whatever the clocks say; fixed when the cluster is formed",
     )
 
     embedding_url: str = _setting("", "OpenAI-style /v1/embeddings endpoint; empty: bundled model")

@@ -33,7 +33,8 @@ class FullWatch:
         clock: Callable[[], float],
     ) -> None:
         self._guard, self._method = guard, method
-        self._look, self._look_s = look, look_s
+        self._look, self.look_s = look, look_s
+        self._is_full = asyncio.Event()
         self._me, self._others, self._peers, self._clock = me, others, peers, clock
 
     def register(self) -> None:
@@ -49,13 +50,17 @@ class FullWatch:
     async def _look_for_ever(self) -> None:
         while True:
             await self._look()
-            await asyncio.sleep(self._look_s)
+            if self._guard.full:
+                self._is_full.set()
+            else:
+                self._is_full.clear()
+            await asyncio.sleep(self.look_s)
 
     async def _tell_for_ever(self) -> None:
         while True:
-            if self._guard.full:
-                await self.tell()
-            await asyncio.sleep(TELL_S if self._guard.full else self._look_s)
+            await self._is_full.wait()
+            await self.tell()
+            await asyncio.sleep(TELL_S)
 
     async def tell(self) -> None:
         """Tell all peers that this node is full; one that is away takes no writes to pass on."""

@@ -17,6 +17,7 @@ from storage.index_set import IndexSet
 log = logging.getLogger("recollect.memory")
 
 LOOK_S: Final = 0.1
+NO_LIMIT_LOOK_S: Final = 5.0
 _LINK_BYTES: Final = 8
 """A row's links in the search graph, for each M."""
 _ROW_BYTES: Final = 120
@@ -54,6 +55,7 @@ class MemoryWatch(FullWatch):
         was_full = self._memory.full
         reading, pending = await asyncio.to_thread(self._measure)
         self._memory.observe(reading, pending)
+        self.look_s = NO_LIMIT_LOOK_S if reading is None else LOOK_S
         if self._memory.full != was_full:
             outcome = "are taken again" if was_full else "are refused"
             log.warning("writes %s: %s", outcome, self._memory.describe())

@@ -20,7 +20,7 @@ from typing import assert_never
 
 import msgspec
 
-from cluster.command import Result, keep_result, kept_result, name_and_digest
+from cluster.command import Result, keep_result, kept_result, kept_version, name_and_digest
 from cluster.metadata_command import (
     CLUSTER_KIND,
     COLLECTION_KIND,
@@ -127,7 +127,8 @@ class _MetadataBatch:
         self._documents = Documents(connection)
         self._cluster = self._stored_cluster()
         agreed_ms = self._cluster.request_id_ttl_ms if self._cluster else 0
-        self._requests = RequestMemory(connection, agreed_ms or request_id_ttl_ms)
+        ttl_ms = agreed_ms or request_id_ttl_ms
+        self._requests = RequestMemory(connection, ttl_ms, kept_version)
 
     def execute(self, entry: Entry) -> Result:
         """Apply one command, whole or not at all."""
@@ -137,10 +138,10 @@ class _MetadataBatch:
             return Result(version=entry.index, error="bad_command")
         return self._once(command, entry.index)
 
-    def finish(self) -> None:
-        """Write what is kept once per transaction."""
+    def finish(self, index: int) -> None:
+        """Write what is kept once per transaction, whose last entry is `index`."""
         self._documents.finish()
-        self._requests.finish()
+        self._requests.finish(index)
 
     def state_hash(self) -> bytes:
         """Return the hash over all documents."""
@@ -170,7 +171,7 @@ class _MetadataBatch:
     def _once(self, command: MetadataCommand, index: int) -> Result:
         now_ms = self._requests.now_ms(command.now_ms)
         name, digest = name_and_digest(command.request_id)
-        kept = self._requests.recall(name, now_ms)
+        kept = self._requests.recall(name, now_ms, index)
         if kept is not None:
             return kept_result(kept, digest, index)
         if self._cluster is None and not isinstance(command.body, Init):

@@ -6,10 +6,10 @@ a typed error: `bad_command` for what no correct leader proposes, `collection_dr
 writes that were on their way when their collection went, `version_conflict` when a condition does
 not hold.
 
-A command whose request id was applied before, and has not expired, gets its first result and
-changes nothing. A `version_conflict` is such a result: a repeated request must not find its
-condition true later. Other errors are not remembered. Replicas must be given the same
-`request_id_ttl_ms`: it decides what is applied.
+A command whose request id was applied before, and is not forgotten (`storage.requests`), gets its
+first result and changes nothing. A `version_conflict` is such a result: a repeated request must
+not find its condition true later. Other errors are not remembered. Replicas must be given the
+same `request_id_ttl_ms`: it decides what is applied.
 
 After `apply`, `take_changes` is what the vector index has to learn, last state per row. It says
 nothing of dropped collections (their index goes as a whole), and is empty after `install` and
@@ -38,6 +38,7 @@ from cluster.command import (
     decode_command,
     keep_result,
     kept_result,
+    kept_version,
     name_and_digest,
 )
 from cluster.state_machine import Change, Entry, FileMachine
@@ -107,7 +108,7 @@ class _ShardBatch:
     def __init__(self, connection: sqlite3.Connection, request_id_ttl_ms: int) -> None:
         self._records = RecordWriter(connection)
         self.changes: dict[int, Change] = {}
-        self._requests = RequestMemory(connection, request_id_ttl_ms)
+        self._requests = RequestMemory(connection, request_id_ttl_ms, kept_version)
 
     def execute(self, entry: Entry) -> Result:
         """Apply one command, whole or not at all."""
@@ -118,10 +119,10 @@ class _ShardBatch:
         except PayloadOverflow:
             return Result(version=entry.index, error="payload_too_large")
 
-    def finish(self) -> None:
-        """Write what is kept once per transaction."""
+    def finish(self, index: int) -> None:
+        """Write what is kept once per transaction, whose last entry is `index`."""
         self._records.finish()
-        self._requests.finish()
+        self._requests.finish(index)
 
     def state_hash(self) -> bytes:
         """Return the hash over all rows and tombstones."""
@@ -130,7 +131,7 @@ class _ShardBatch:
     def _once(self, command: Command, index: int) -> Result:
         now_ms = self._requests.now_ms(command.now_ms)
         name, digest = name_and_digest(command.request_id)
-        kept = self._requests.recall(name, now_ms)
+        kept = self._requests.recall(name, now_ms, index)
         if kept is not None:
             return kept_result(kept, digest, index)
         body = command.body

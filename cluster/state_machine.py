@@ -96,8 +96,8 @@ class Batch(Protocol):
         """Apply one command, whole or not at all."""
         ...
 
-    def finish(self) -> None:
-        """Write what is kept once per transaction."""
+    def finish(self, index: int) -> None:
+        """Write what is kept once per transaction, whose last entry is `index`."""
         ...
 
     def state_hash(self) -> bytes:
@@ -156,7 +156,7 @@ class FileMachine(Generic[BatchType]):
         with self._state.transaction() as connection:
             batch = self._begin(connection)
             results = [_result(batch, entry) for entry in entries]
-            batch.finish()
+            batch.finish(entries[-1].index)
             self._state.set_position(entries[-1].index, entries[-1].term)
         assert self.position() == (entries[-1].index, entries[-1].term), "all was applied"
         self._show(batch)

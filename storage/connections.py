@@ -13,11 +13,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _READER_CACHE_KIB = 1024
 
 
-def connect(path: Path | str, *, wait_s: float = 5.0) -> sqlite3.Connection:
+class Connection(sqlite3.Connection):
+    """A connection that may have the state's variables at hand: see `storage.state_file`."""
+
+    meta: dict[str, Any] | None = None
+
+
+def connect(path: Path | str, *, wait_s: float = 5.0) -> Connection:
     """Open a file, or a URI when `path` is text; transactions are left to the caller.
 
     `wait_s` is how long a statement waits for other connections' locks before it raises.
@@ -27,6 +34,7 @@ def connect(path: Path | str, *, wait_s: float = 5.0) -> sqlite3.Connection:
         timeout=wait_s,
         isolation_level=None,
         check_same_thread=False,
+        factory=Connection,
         uri=isinstance(path, str),
     )
 

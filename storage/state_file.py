@@ -14,6 +14,8 @@
   closes this object: the old file must not be written any more.
 * A full disk costs no state: a commit that finds no space is rolled back, a checkpoint can be
   tried again, and a file whose log cannot be copied for want of space opens all the same.
+* The state's variables (`read_meta`, `write_meta`) are read and written by every transaction, so
+  the writer has them at hand; what changed is written, once, before the commit.
 * Without a path everything is in memory, for simulation: images by `dump` and `load`.
 """
 
@@ -27,7 +29,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from storage.connections import ReaderPool, connect, out_of_space
+from storage.connections import Connection, ReaderPool, connect, out_of_space
 from storage.state_layout import StateLayout, make_directory, publish, remove_database
 
 ROOT_POSITION: Final = (1, 0)
@@ -52,6 +54,7 @@ _SPACE_TO_OPEN: Final = 1 << 20
 _NO_LOG: Final = b"\x01\x01"
 """Write and read version in a database's header when it keeps no write-ahead log."""
 _UNKNOWN: Final = -1
+_ABSENT: Final = object()
 _CORRUPT_CODES: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -61,11 +64,18 @@ class CorruptState(Exception):
 
 def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
     """Return the state's variables: its position, and what the writers of its tables keep."""
+    at_hand = getattr(connection, "meta", None)
+    if at_hand is not None:
+        return dict(at_hand)
     return dict(connection.execute("SELECT key, value FROM meta"))
 
 
 def write_meta(connection: sqlite3.Connection, values: Mapping[str, Any]) -> None:
     """Set some of the state's variables, inside a transaction."""
+    at_hand = getattr(connection, "meta", None)
+    if at_hand is not None:
+        at_hand.update(values)
+        return
     connection.executemany("REPLACE INTO meta (key, value) VALUES (?, ?)", values.items())
 
 
@@ -110,18 +120,22 @@ class StateFile:
         write_meta(self._connection, {"applied_index": index, "applied_term": term})
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[Connection]:
         """Commit what the body does, or, when anything raises, nothing of it."""
         with self._writing, _corruption_named():
             assert not self._closed, "the state is open"
             connection = self._connection
             connection.execute("BEGIN IMMEDIATE")
             try:
+                before = read_meta(connection)
+                connection.meta = dict(before)
                 yield connection
                 position = _position(connection)
                 assert position >= self._position, "a state never goes back"
+                _write_changed(connection, before)
                 connection.execute("COMMIT")
             except BaseException:
+                connection.meta = None
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
@@ -232,7 +246,7 @@ class StateFile:
         with self._checkpointing, self._writing:
             self._close_all()
 
-    def _created(self, path: Path | str) -> sqlite3.Connection:
+    def _created(self, path: Path | str) -> Connection:
         connection = connect(path)
         for pragma in (*_CREATION_PRAGMAS, f"application_id={_APPLICATION_ID}"):
             connection.execute(f"PRAGMA {pragma}")
@@ -325,6 +339,14 @@ def _corruption_named() -> Iterator[None]:
         if _primary_code(error) in _CORRUPT_CODES:
             raise CorruptState(str(error)) from error
         raise
+
+
+def _write_changed(connection: Connection, before: Mapping[str, Any]) -> None:
+    """Write the variables that differ from `before`, and keep them at hand."""
+    after, connection.meta = read_meta(connection), None
+    changed = {key: after[key] for key in after if before.get(key, _ABSENT) != after[key]}
+    write_meta(connection, changed)
+    connection.meta = after
 
 
 def _primary_code(error: sqlite3.Error) -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import sqlite3
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from cluster.config import KIB, Config
 from cluster.raft.apply_lane import ApplyLane, Observer
 from cluster.raft.core import Timing
 from cluster.raft.frames import ForeignPeer
-from cluster.raft.host import GroupHost
+from cluster.raft.host import GroupHost, Ready
 from cluster.raft.log_keeper import LogKeeper
 from cluster.raft.log_memory import LogMemory
 from cluster.raft.messages import Chunk, Manifest, Message, from_wire, to_wire
@@ -105,6 +106,9 @@ class Driver:
             fail=self.fail,
         )
         self.loop_lag_s = 0.0
+        self._tick_s = config.tick_ms / 1000
+        self._wake_s = -math.inf
+        self._sooner = asyncio.Event()
         port.on_raft = self._received
 
     def open(self) -> None:
@@ -196,10 +200,11 @@ class Driver:
         if self._fatal.done():
             return
         try:
-            ready = self.host.ready()
+            self._step(self.host.ready())
         except Exception as error:  # noqa: BLE001  # a broken invariant: the node must stop
             self.fail(error)
-            return
+
+    def _step(self, ready: Ready) -> None:
         if ready.persist is not None:
             self._wal_thread.submit(self._write, ready.persist)
         self._post(ready.send)
@@ -208,8 +213,11 @@ class Driver:
         for group, effect in ready.effects:
             self._perform(group, effect)
         for group in ready.stepped:
-            self.replicas[group].observe()
-            self.lane.look(self.replicas[group])
+            replica = self.replicas[group]
+            replica.observe()
+            self.lane.look(replica)
+            if replica.raft.due_s < self._wake_s - self._tick_s:
+                self._sooner.set()
         self.keeper.refill()
         if not self.host.idle:
             self._plan()
@@ -321,13 +329,19 @@ class Driver:
     # -- timers -------------------------------------------------------------------------------
 
     async def _tick_for_ever(self) -> None:
-        period_s = self._config.tick_ms / 1000
+        """Wake when the next timer of a group runs out: an idle node seldom wakes."""
+        shortest_s, longest_s = self._tick_s, self._config.heartbeat_ms / 1000
         while True:
-            before = self._clock()
-            await asyncio.sleep(period_s)
-            self.loop_lag_s = max(0.0, self._clock() - before - period_s)
-            self.host.elapse()
-            self._plan()
+            wait_s = min(max(self.host.due_s - self._clock(), shortest_s), longest_s)
+            self._wake_s = self._clock() + wait_s
+            self._sooner.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._sooner.wait()
+            except TimeoutError:
+                self.loop_lag_s = max(0.0, self._clock() - self._wake_s)
+                self.host.elapse()
+                self._plan()
 
     async def _sweep_for_ever(self) -> None:
         """Forget snapshots that nobody pulls any more."""

@@ -15,6 +15,7 @@ one batch for some election timeouts does: its node's appends wait for it, and o
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -208,6 +209,11 @@ class GroupHost:
             if peer in raft.members:
                 raft.disconnected(peer)
                 self._dirty[group] = None
+
+    @property
+    def due_s(self) -> float:
+        """When the next timer of a group runs out."""
+        return min((raft.due_s for raft in self.groups.values()), default=math.inf)
 
     def elapse(self) -> None:
         """Time has passed: the groups whose timers ran out step."""

@@ -56,6 +56,7 @@ class History:
         self.keys: dict[int, list[Event]] = defaultdict(list)
         self.times: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
+        self.conflicts = 0
         self.refusals: Counter[str] = Counter()
         self.surprises: list[str] = []
         self.acks: dict[int, list[float]] = defaultdict(list)
@@ -72,6 +73,7 @@ class History:
         self.times[event.kind] += 1
         if event.returned_s is None:
             self.unknown[event.kind] += 1
+        self.conflicts += not event.took_effect
 
     def operations(self, key: int) -> list[Operation]:
         """Return what must be linearizable: all writes, and the strong reads."""

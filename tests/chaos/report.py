@@ -44,6 +44,7 @@ def summary_table(arena: Arena, findings: Findings, gap_s: float) -> Table:
     table.add_row("operations", f"{total:,}")
     table.add_row("keys", f"{len(history.keys):,}")
     table.add_row("acknowledged writes", f"{_acknowledged(arena):,}")
+    table.add_row("conditions that did not hold", f"{history.conflicts:,}")
     table.add_row("unknown outcomes", f"{sum(history.unknown.values()):,}")
     table.add_row("longest write gap s", f"{gap_s:.1f}")
     if arena.marks:
@@ -73,11 +74,10 @@ def failures(arena: Arena, findings: Findings) -> dict[str, int]:
 
 
 def _acknowledged(arena: Arena) -> int:
-    return sum(
-        times - arena.history.unknown[kind]
-        for kind, times in arena.history.times.items()
-        if kind not in READS
-    )
+    history = arena.history
+    writes = [kind for kind in history.times if kind not in READS]
+    known = sum(history.times[kind] - history.unknown[kind] for kind in writes)
+    return known - history.conflicts
 
 
 def _share(arena: Arena) -> str:

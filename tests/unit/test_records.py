@@ -1,4 +1,4 @@
-"""Rows, payloads, hashes and remembered requests, below the state machine."""
+"""Rows, payloads and hashes, below the state machine."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,6 @@ from storage.payloads import canonical_payload, merging, removing, replacing
 from storage.record_hash import SetHash, row_digest, tombstone_digest
 from storage.record_reads import IndexRow, RecordReads
 from storage.records import RECORDS_SCHEMA, RecordWriter, Stamp, Written, recompute_hash
-from storage.requests import REQUESTS_SCHEMA, RequestMemory, recompute_request_hash
 from storage.state_file import StateFile
 
 VECTOR = np.array([1.0, 2.0], "<f4").tobytes()
@@ -38,7 +37,7 @@ class Reads(RecordReads):
 @pytest.fixture(params=["file", "memory"])
 def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StateFile]:
     path = tmp_path / "state.db" if request.param == "file" else None
-    with closing(StateFile(path, RECORDS_SCHEMA + REQUESTS_SCHEMA)) as opened:
+    with closing(StateFile(path, RECORDS_SCHEMA)) as opened:
         yield opened
 
 
@@ -337,37 +336,6 @@ def test_a_set_hash_knows_no_order(digests: list[bytes], random: Any) -> None:
     assert one.digest() == other.digest()
     one.remove(digests)
     assert one.digest() == bytes(16)
-
-
-def test_requests_are_recalled_until_they_expire(state: StateFile) -> None:
-    """A result is kept for the time to live, by the clock of the commands."""
-    with state.transaction() as connection:
-        memory = RequestMemory(connection, ttl_ms=100)
-        memory.remember("a", b"first", now_ms=1000)
-        assert memory.recall("a", 1099) == b"first"
-        assert memory.recall("a", 1100) is None
-        assert memory.recall("b", 1000) is None
-        assert memory.now_ms(5) == 1000
-        memory.remember("a", b"second", now_ms=1100)
-        assert memory.recall("a", 1100) == b"second"
-        memory.remember("", b"nameless", now_ms=1100)
-        assert memory.recall("", 1100) is None
-        memory.finish()
-
-
-def test_expired_requests_are_swept(state: StateFile) -> None:
-    """The table and its hash hold what has not expired by the clock, also after reopening."""
-    for stamp_ms, name in ((1000, "a"), (1050, "b"), (1120, "c")):
-        with state.transaction() as connection:
-            memory = RequestMemory(connection, ttl_ms=100)
-            memory.remember(name, b"r", memory.now_ms(stamp_ms))
-            memory.finish()
-    with state.reader() as connection:
-        names = [name for (name,) in connection.execute("SELECT request_id FROM requests")]
-        kept = connection.execute("SELECT value FROM meta WHERE key = 'requests_hash'").fetchone()
-
-        assert names == ["b", "c"]
-        assert kept == (recompute_request_hash(connection),)
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x01", b"\x01" * 8, b"\x01" * 17, b"\x02" * 9, b"\x03" * 9])

@@ -1,6 +1,6 @@
 """The shard's state machine against a twin made of dicts, in any batching and through copies."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -24,6 +24,7 @@ from cluster.command import (
 )
 from cluster.shard import ShardMachine
 from cluster.state_machine import Change, Entry
+from storage import requests
 from storage.ids import encode_id
 from tests.shard_commands import (
     DIMENSION,
@@ -35,6 +36,16 @@ from tests.shard_commands import (
     point,
     upsert,
 )
+
+YOUNG_ENTRIES = 5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_young_entries() -> Iterator[None]:
+    """Let requests be forgotten within logs as short as these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(requests, "YOUNG_ENTRIES", YOUNG_ENTRIES)
+        yield
 
 
 @dataclass
@@ -57,7 +68,7 @@ class Twin:
         now_ms = max(self.clock_ms, asked.now_ms)
         name, _, digest = asked.request_id.partition(DIGEST_MARK)
         kept = self.requests.get(name)
-        if kept is not None and kept[2] > now_ms:
+        if kept is not None and (kept[2] > now_ms or index - kept[0].version < YOUNG_ENTRIES):
             other = bool(digest and kept[1] and digest != kept[1])
             return Result(index, error="request_id_reused") if other else kept[0]
         uid = asked.body.collection
