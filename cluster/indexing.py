@@ -95,7 +95,4 @@ class Indexing:
                 for change in changed
                 if change.vector is not None
             ]
-            if gone:
-                index.remove(shard, gone)
-            if rows:
-                index.defer(shard, rows)
+            index.defer(shard, rows, gone)

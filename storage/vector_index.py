@@ -15,6 +15,7 @@ says which row a slot is and whether it lives, `index_search` searches, `index_b
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
@@ -34,7 +35,7 @@ __all__ = ["DEFAULT_EF", "IndexHit", "IndexStats", "Row", "VectorIndex"]
 Row = tuple[int, int, bytes, bytes]
 """(seq, version, canonical id, little-endian float32 vector)"""
 
-_DEFERRED_MAX: Final = 256
+_DEFERRED_MAX: Final = 4096
 """Rows that may wait; what exceeds them is work for the writer."""
 
 
@@ -78,8 +79,9 @@ class VectorIndex:
         self._builder = Builder(self._state, clock=clock, threads=build_threads)
         self._on_change = on_change
         self._settling = threading.Lock()
-        self._deferred: dict[int, list[Row]] = {}
-        self._deferred_count = 0
+        self._deferred: deque[tuple[int, Sequence[Row], Sequence[int]]] = deque()
+        self._deferred_in = self._deferred_out = 0
+        """Rows ever deferred, and ever taken in: each is counted by one thread at a time."""
 
     @property
     def shape(self) -> Shape:
@@ -100,6 +102,8 @@ class VectorIndex:
         self._changed()
 
     def _upsert(self, shard: int, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
         batch, positions = make_batch(shard, rows)
         matrix = self._state.metric.rows([rows[position][3] for position in positions.tolist()])
         state = self._state
@@ -113,33 +117,46 @@ class VectorIndex:
             state.tail.append(matrix)
             state.changes += len(matrix)
 
-    def defer(self, shard: int, rows: Sequence[Row]) -> None:
-        """Add or replace rows that are known to be valid; they are found by the next search."""
-        with self._settling:
-            self._deferred.setdefault(shard, []).extend(rows)
-            self._deferred_count += len(rows)
-            if self._deferred_count > _DEFERRED_MAX:
-                self._settle()
-        self._changed()
+    def defer(self, shard: int, rows: Sequence[Row], gone: Sequence[int] = ()) -> None:
+        """Add or replace rows that are known to be valid, then remove those of `gone`.
 
-    def _settle(self) -> None:
-        deferred, self._deferred, self._deferred_count = self._deferred, {}, 0
-        for shard, rows in deferred.items():
-            self._upsert(shard, rows)
+        The next search finds it so. Small changes do not wait for the builder or for anybody else;
+        a sequence number that is gone never comes back.
+        """
+        self._deferred.append((shard, rows, gone))
+        self._deferred_in += len(rows)
+        if self._deferred_in - self._deferred_out > _DEFERRED_MAX:
+            self._take_deferred()
+        self._changed()
 
     def _take_deferred(self) -> None:
         """Take in what was deferred. Before it returns, all that waited at the call is in."""
+        if not self._deferred:
+            with self._settling:  # another thread may be at it
+                return
         with self._settling:
-            if self._deferred:
-                self._settle()
+            fresh: dict[int, list[Row]] = {}
+            gone: dict[int, list[int]] = {}
+            while self._deferred:
+                shard, rows, removed = self._deferred.popleft()
+                self._deferred_out += len(rows)
+                fresh.setdefault(shard, []).extend(rows)
+                gone.setdefault(shard, []).extend(removed)
+            for shard, rows in fresh.items():
+                self._upsert(shard, rows)
+                self._remove(shard, gone[shard])
 
     def remove(self, shard: int, seqs: Sequence[int] | Numbers) -> None:
         """Remove rows; absent ones are passed over."""
         self._take_deferred()
-        distinct = np.unique(np.asarray(seqs, dtype=np.int64))
-        with self._state.mutex:
-            self._state.bury(self._state.table.remove(shard, distinct))
+        self._remove(shard, seqs)
         self._changed()
+
+    def _remove(self, shard: int, seqs: Sequence[int] | Numbers) -> None:
+        if len(seqs):
+            distinct = np.unique(np.asarray(seqs, dtype=np.int64))
+            with self._state.mutex:
+                self._state.bury(self._state.table.remove(shard, distinct))
 
     def drop_shard(self, shard: int) -> None:
         """Remove all rows of a shard."""

@@ -606,3 +606,49 @@ def test_on_change_tells_of_every_change():
     index.drop_shard(0)
 
     assert len(told) == 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_deferred_is_as_if_done_at_once(seed):
+    """Any mixture of upserts and removals, looked at now and then, from graph and tail."""
+    rng = random.Random(seed)
+    vectors = draw_vectors(400, seed=seed)
+    at_once, deferred = make(), make()
+    alive: list[int] = []
+    for seq in range(400):
+        fresh = [row(seq, vectors[seq])]
+        gone = [alive.pop(rng.randrange(len(alive)))] if alive and rng.random() < 0.3 else []
+        alive.append(seq)
+        at_once.upsert(seq % 3, fresh)
+        for each in gone:
+            at_once.remove(each % 3, [each])
+            deferred.defer(each % 3, [], [each])
+        deferred.defer(seq % 3, fresh)
+        if rng.random() < 0.05:
+            for index in (at_once, deferred):
+                index.build(16)
+            assert deferred.size == at_once.size == len(alive)
+    query = vectors[0]
+    assert deferred.search(query, 20, exact=True) == at_once.search(query, 20, exact=True)
+    assert {each: sorted(deferred.keys(each)[0]) for each in deferred.shards()} == {
+        each: sorted(at_once.keys(each)[0]) for each in at_once.shards()
+    }
+    deferred.validate()
+
+
+def test_a_row_that_came_and_went_while_deferred_is_gone():
+    """The removal belongs behind the row, whatever is taken in first."""
+    index = make()
+    vectors = draw_vectors(2)
+    index.defer(1, [row(5, vectors[0])])
+    index.defer(1, [], [5])
+    index.defer(1, [row(6, vectors[1])])
+    assert [hit.seq for hit in index.search(vectors[0], 5)] == [6]
+
+
+def test_deferring_does_not_wait_for_the_builder():
+    """The event loop defers: nobody who holds the index's locks may stop it."""
+    index = make()
+    with index._settling, index._state.mutex:
+        index.defer(1, [row(1, draw_vectors(1)[0])])
+    assert index.size == 1
