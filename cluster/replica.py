@@ -308,6 +308,7 @@ class Replica:
 
     def installed(self) -> None:
         """The state came as a snapshot; what was proposed below it has an unknown fate."""
+        self.storage_full = False
         self.applied_index, self.applied_term = self.machine.position()
         self._fail_proposals()
         self._wake()

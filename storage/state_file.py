@@ -111,8 +111,10 @@ class StateFile:
 
     @property
     def busy(self) -> bool:
-        """Whether a transaction begun now would wait for another one, or a checkpoint's end."""
-        return self._writing.locked()
+        """Whether a transaction begun now would wait: for another one, for a checkpoint's end, or,
+        as the first one after a checkpoint, for the disk to sync the log's new header."""
+        emptied = self._layout is not None and self._commits == self._commits_copied
+        return emptied or self._writing.locked()
 
     def set_position(self, index: int, term: int) -> None:
         """Record, inside a transaction, which entry the state will reflect."""

@@ -35,6 +35,9 @@ __all__ = ["DEFAULT_EF", "IndexHit", "IndexStats", "Row", "VectorIndex"]
 Row = tuple[int, int, bytes, bytes]
 """(seq, version, canonical id, little-endian float32 vector)"""
 
+_Change = tuple[int, Sequence[Row], Sequence[int]]
+"""(shard, rows to add, sequence numbers to remove)."""
+
 _DEFERRED_MAX: Final = 4096
 """Rows that may wait; what exceeds them is work for the writer."""
 
@@ -79,7 +82,7 @@ class VectorIndex:
         self._builder = Builder(self._state, clock=clock, threads=build_threads)
         self._on_change = on_change
         self._settling = threading.Lock()
-        self._deferred: deque[tuple[int, Sequence[Row], Sequence[int]]] = deque()
+        self._deferred: deque[_Change] = deque()
         self._deferred_in = self._deferred_out = 0
         """Rows ever deferred, and ever taken in: each is counted by one thread at a time."""
 
@@ -135,16 +138,23 @@ class VectorIndex:
             with self._settling:  # another thread may be at it
                 return
         with self._settling:
-            fresh: dict[int, list[Row]] = {}
-            gone: dict[int, list[int]] = {}
-            while self._deferred:
-                shard, rows, removed = self._deferred.popleft()
-                self._deferred_out += len(rows)
-                fresh.setdefault(shard, []).extend(rows)
-                gone.setdefault(shard, []).extend(removed)
-            for shard, rows in fresh.items():
-                self._upsert(shard, rows)
-                self._remove(shard, gone[shard])
+            taken = [self._deferred.popleft() for _ in range(len(self._deferred))]
+            try:
+                self._take_in(taken)
+            except BaseException:
+                self._deferred.extendleft(reversed(taken))  # taking rows in again changes nothing
+                raise
+            self._deferred_out += sum(len(rows) for _, rows, _ in taken)
+
+    def _take_in(self, changes: Sequence[_Change]) -> None:
+        fresh: dict[int, list[Row]] = {}
+        gone: dict[int, list[int]] = {}
+        for shard, rows, removed in changes:
+            fresh.setdefault(shard, []).extend(rows)
+            gone.setdefault(shard, []).extend(removed)
+        for shard, rows in fresh.items():
+            self._upsert(shard, rows)
+            self._remove(shard, gone[shard])
 
     def remove(self, shard: int, seqs: Sequence[int] | Numbers) -> None:
         """Remove rows; absent ones are passed over."""

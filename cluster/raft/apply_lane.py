@@ -5,9 +5,9 @@ never two at a time.
 
 Handing one small batch to a thread costs more than applying it: two wake-ups, and a wait for the
 interpreter with every statement. So a small batch is applied on the event loop while the lane is
-empty. SQLite does not sync on commit, but the disk may still be slow: after a commit that took
-`SLOW_S` everything goes to the thread for a while, and a state whose checkpoint is just being
-finished is left to the thread as well.
+empty. SQLite does not sync on commit, but for the first after a checkpoint: that one, and a state
+whose checkpoint is being finished, are left to the thread. The disk may still be slow: after a
+commit that took `SLOW_S` everything goes to the thread for a while.
 
 At a follower nobody waits for most entries: those gather for `GATHER_S`, many to a transaction. An
 entry that was proposed here, or a read that waits for an index, is served at once.
@@ -188,5 +188,6 @@ class ApplyLane:
 
     def _retry(self, replica: Replica) -> None:
         replica.retrying = False
+        replica.storage_full = bool(replica.inbox)  # a snapshot may have overtaken what waited
         if replica.inbox and not (replica.applying or self._closed):
             self._start(replica)

@@ -331,15 +331,18 @@ class Driver:
     async def _tick_for_ever(self) -> None:
         """Wake when the next timer of a group runs out: an idle node seldom wakes."""
         shortest_s, longest_s = self._tick_s, self._config.heartbeat_ms / 1000
+        self._wake_s = math.inf
         while True:
-            wait_s = min(max(self.host.due_s - self._clock(), shortest_s), longest_s)
-            self._wake_s = self._clock() + wait_s
+            now_s = self._clock()
+            wait_s = min(max(self.host.due_s - now_s, shortest_s), longest_s)
+            self._wake_s = min(self._wake_s, now_s + wait_s)  # sooner, never later
             self._sooner.clear()
             try:
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout(max(0.0, self._wake_s - now_s)):
                     await self._sooner.wait()
             except TimeoutError:
                 self.loop_lag_s = max(0.0, self._clock() - self._wake_s)
+                self._wake_s = math.inf
                 self.host.elapse()
                 self._plan()
 

@@ -183,7 +183,7 @@ class RaftGroup(Officer):
 
     def _on_append(self, sender: str, message: msg.Append) -> None:
         if not self._follow(sender, message.term):
-            self._answer(sender, message.round)
+            self._answer(sender, 0)  # a round of an earlier term proves nothing about ours
             return
         self.told = (message.commit_index, self._clock())
         whole, message = message, fitting(message, self.log)
@@ -235,7 +235,7 @@ class RaftGroup(Officer):
 
     def _on_offer(self, sender: str, message: msg.Offer) -> None:
         if not self._follow(sender, message.term):
-            self._answer(sender, message.round)
+            self._answer(sender, 0)  # a round of an earlier term proves nothing about ours
             return
         self._hear(sender, message.term)
         manifest = message.manifest

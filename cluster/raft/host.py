@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec.structs import replace
+
 from cluster.raft.core import Timing
 from cluster.raft.group import RaftGroup
 from cluster.raft.log import GroupLog, GroupState, Records
@@ -77,18 +79,56 @@ def recover(
 
 
 @dataclass
+class _Gated:
+    """A message, and the batch that has to be on disk before it leaves."""
+
+    gate: int
+    peer: str
+    group: int
+    message: Message
+
+
+@dataclass
 class _Outbox:
     """Messages that wait for a sync, in order."""
 
-    waiting: deque[tuple[int, str, int, Message]] = field(default_factory=deque)
+    waiting: deque[_Gated] = field(default_factory=deque)
     free: list[tuple[str, int, Message]] = field(default_factory=list)
+    acks: dict[tuple[str, int], _Gated] = field(default_factory=dict)
+    """The last acknowledgement that waits, by peer and group."""
+
+    def gate(self, gate: int, peer: str, group: int, message: Message) -> None:
+        """Let a message wait; one that repeats an acknowledgement, in a later round, replaces it:
+        heartbeats may come for hours while a disk hangs."""
+        last = self.acks.get((peer, group))
+        if isinstance(message, Ack) and last is not None and _repeats(message, last.message):
+            last.message = message
+            return
+        gated = _Gated(gate, peer, group, message)
+        self.waiting.append(gated)
+        if isinstance(message, Ack):
+            self.acks[(peer, group)] = gated
 
     def released(self, synced: int) -> list[tuple[str, int, Message]]:
+        """Return what may leave now that the batches up to `synced` are on disk."""
         out, self.free = self.free, []
-        while self.waiting and self.waiting[0][0] <= synced:
-            _, peer, group, message = self.waiting.popleft()
-            out.append((peer, group, message))
+        while self.waiting and self.waiting[0].gate <= synced:
+            gated = self.waiting.popleft()
+            out.append((gated.peer, gated.group, gated.message))
+            if self.acks.get((gated.peer, gated.group)) is gated:
+                del self.acks[(gated.peer, gated.group)]
         return out
+
+    def drop(self, peer: str) -> None:
+        """Forget what was to go to a peer."""
+        self.waiting = deque(item for item in self.waiting if item.peer != peer)
+        self.free = [item for item in self.free if item[0] != peer]
+        self.acks = {key: each for key, each in self.acks.items() if key[0] != peer}
+
+
+def _repeats(ack: Ack, earlier: Message) -> bool:
+    """Whether two acknowledgements differ in their round alone, and so need the same on disk."""
+    return isinstance(earlier, Ack) and replace(earlier, round=ack.round) == ack
 
 
 class GroupHost:
@@ -164,7 +204,7 @@ class GroupHost:
         if self._is_free(group, message):
             self._outbox.free.append((peer, group, message))
         else:
-            self._outbox.waiting.append((self._wal.gate, peer, group, message))
+            self._outbox.gate(self._wal.gate, peer, group, message)
 
     def _is_free(self, group: int, message: Message) -> bool:
         """Whether a message says nothing that is not on disk yet."""
@@ -203,8 +243,7 @@ class GroupHost:
     def disconnected(self, peer: str) -> None:
         """A connection closed; what still waits for it is dropped, as the network would."""
         self._connected.pop(peer, None)
-        self._outbox.waiting = deque(item for item in self._outbox.waiting if item[1] != peer)
-        self._outbox.free = [item for item in self._outbox.free if item[0] != peer]
+        self._outbox.drop(peer)
         for group, raft in self.groups.items():
             if peer in raft.members:
                 raft.disconnected(peer)

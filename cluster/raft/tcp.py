@@ -235,6 +235,8 @@ class PeerPort:
             while data := await link.reader.read(1 << 20):
                 link.last_heard_s = self._clock()
                 for body in link.opener.feed(data):
+                    if self._links.get(link.peer) is not link:
+                        return  # replaced: nothing old may come behind the news of the new one
                     self._dispatch(link.peer, *frames.unpack(body))
         finally:
             if self._links.get(link.peer) is link:

@@ -172,7 +172,7 @@ LOG: Final[tuple[Mutant, ...]] = (
         "D19",
         "the gate: messages wait for the sync of what they depend on",
         "host.py",
-        "while self.waiting and self.waiting[0][0] <= synced:",
+        "while self.waiting and self.waiting[0].gate <= synced:",
         "while self.waiting:",
         f"{DEFECTS}an_undurable_vote_does_not_leave",
     ),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cluster.command import Result
 from cluster.raft.apply_lane import GATHER_BYTES, SLOW_REST_S, SLOW_S, ApplyLane
+from cluster.raft.driver import Driver
 from cluster.replica import Replica
 from cluster.shard import ShardMachine
 from cluster.state_machine import Entry
@@ -204,3 +209,43 @@ async def test_any_other_error_ends_the_node(scene: Scene, payload_bytes: int) -
             await asyncio.sleep(0.005)
     assert scene.machine.batches == []
     waiting.cancel()
+
+
+async def test_a_snapshot_that_overtakes_what_waited_ends_the_fullness(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would clear it afterwards: no entry comes while writes are refused."""
+    monkeypatch.setattr("cluster.raft.apply_lane.DISK_FULL_RETRY_S", 0.01)
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    scene.machine.errors = [full]
+    waiting = await waited_for(scene, 99)
+    scene.commit(2)
+    assert scene.replica.storage_full
+    scene.replica.discard_below(99)
+    async with asyncio.timeout(5):
+        while scene.replica.retrying:
+            await asyncio.sleep(0.005)
+    assert [scene.replica.storage_full] == [False]
+    waiting.cancel()
+
+
+async def test_timers_run_however_often_something_else_is_due() -> None:
+    """A group that hands over is due at once, again and again; the others still get their turn."""
+    elapsed: list[float] = []
+    loop = asyncio.get_running_loop()
+    driver: Any = SimpleNamespace(
+        host=SimpleNamespace(due_s=-math.inf, elapse=lambda: elapsed.append(loop.time())),
+        _config=SimpleNamespace(heartbeat_ms=100),
+        _clock=loop.time,
+        _tick_s=0.02,
+        _sooner=asyncio.Event(),
+        _plan=lambda: None,
+    )
+    ticking = asyncio.ensure_future(Driver._tick_for_ever(driver))
+    async with asyncio.timeout(5):
+        while len(elapsed) < 5:
+            driver._sooner.set()
+            await asyncio.sleep(0.002)
+    assert all(later > earlier for earlier, later in pairwise(elapsed))
+    ticking.cancel()

@@ -171,3 +171,42 @@ def test_a_snapshot_that_nobody_needs_any_more_keeps_no_log() -> None:
     assert net.nodes["C"].machines[1].data["late"] == "1"
     net.nodes["A"].compact()
     assert net.nodes["A"].group().log.base_index > offer.index
+
+
+def test_an_old_append_proves_no_strong_read() -> None:
+    """6.4: a refused message is answered, but its round was counted in another term."""
+    net = led()
+    leader, follower = net.nodes["A"].group(), net.nodes["B"]
+    old = Append(leader.term - 1, 1, 1, 0, [], 10**6)
+    net.cut("A", "C")
+    net.letters.clear()
+    answers: list[int | None] = []
+    leader.read(answers.append)
+    follower.host.receive("A", 1, old)
+    follower.step()
+    (answer,) = [x.message for x in net.letters if x.source == "B" and isinstance(x.message, Ack)]
+    assert answer.term > old.term
+    net.deliver(lambda letter: letter.source == "B")
+    assert answers == []
+    net.settle("AB", 0.3)
+    assert answers == [leader.commit_index]
+
+
+def test_a_disk_that_hangs_does_not_fill_the_memory_with_answers() -> None:
+    """Heartbeats go on; what waits for the disk is one answer, with the latest round."""
+    net = led()
+    follower = net.nodes["B"]
+    follower.instant_disk = False
+    net.put("A", "k=1")
+    for _ in range(300):
+        net.tick()
+        net.deliver()
+    assert net.nodes["A"].group().is_leader
+    assert len(follower.host._outbox.waiting) <= 3
+    assert len(follower.host._outbox.acks) <= 1
+    follower.instant_disk = True
+    follower.finish_sync()
+    net.settle()
+    assert follower.machines[1].data["k"] == "1"
+    assert not follower.host._outbox.waiting
+    assert not follower.host._outbox.acks

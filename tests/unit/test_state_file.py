@@ -342,3 +342,15 @@ def test_meta_is_replaced_by_key(any_state: StateFile) -> None:
             "clock": 6,
             "hash": b"x",
         }
+
+
+def test_the_commit_that_syncs_the_log_is_announced(tmp_path: Path) -> None:
+    """The first one after a checkpoint waits for the disk: the event loop leaves it to others."""
+    with closing(StateFile(tmp_path / "state", "CREATE TABLE t (x);")) as state:
+        busy = [state.busy]
+        with state.transaction():
+            state.set_position(2, 1)
+        busy.append(state.busy)
+        state.make_durable()
+        busy.append(state.busy)
+    assert busy == [True, False, True]

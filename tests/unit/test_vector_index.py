@@ -652,3 +652,21 @@ def test_deferring_does_not_wait_for_the_builder():
     with index._settling, index._state.mutex:
         index.defer(1, [row(1, draw_vectors(1)[0])])
     assert index.size == 1
+
+
+def test_what_could_not_be_taken_in_is_not_lost(monkeypatch):
+    """A search that finds no memory fails; the next one finds all rows."""
+    index = make()
+    vectors = draw_vectors(3)
+    for seq, vector in enumerate(vectors):
+        index.defer(seq, [row(seq, vector)])
+
+    def no_memory(rows):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(index._state.metric, "rows", no_memory)
+        with pytest.raises(MemoryError):
+            index.search(vectors[0], 3)
+    assert len(index.search(vectors[0], 3)) == 3
+    index.validate()
