@@ -16,6 +16,15 @@ from tests.mutants.mutant import (
 
 MESSAGES: Final[tuple[Mutant, ...]] = (
     cut(
+        "6.4",
+        "the round of a refused message proves nothing",
+        "group.py",
+        "self._answer(sender, 0)  # a round of an earlier term proves nothing about ours\n"
+        "            return\n        self.told",
+        "self._answer(sender, message.round)\n            return\n        self.told",
+        f"{COMMIT}an_old_append_proves_no_strong_read",
+    ),
+    cut(
         "5.3",
         "hearsay of a commit holds for an entry that is here, with its term",
         "office.py",
