@@ -22,7 +22,6 @@ FIRST_ID: Final = 1_000_000_000
 IDS_OF_A_WRITER: Final = 1_000_000
 PERIOD_S: Final = 0.02
 RETRY_S: Final = 0.02
-ATTEMPT_TIMEOUT_S: Final = 2.0
 
 
 class SteadyWriter:

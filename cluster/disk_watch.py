@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -13,8 +12,6 @@ from cluster.disk_reserve import DiskReserve, read_disk
 from cluster.full_watch import FullWatch
 from cluster.peer import Peers
 from cluster.peer_methods import DISK_FULL
-
-log = logging.getLogger("recollect.disk")
 
 LOOK_S: Final = 0.25
 
@@ -53,13 +50,9 @@ class DiskWatch(FullWatch):
 
     async def look(self) -> None:
         """Take one reading; give the reserve away, or take it back, as it says."""
-        was_full = self._disk.full
         log_full, state_full = self._log_full(), self._state_full()
         reading = await asyncio.to_thread(self._measure, state_full)
         self._disk.observe(reading, met_full=log_full or state_full)
-        if self._disk.full != was_full:
-            outcome = "are taken again" if was_full else "are refused"
-            log.warning("writes %s: %s", outcome, self._disk.describe())
 
     def _measure(self, state_full: bool) -> DiskReading:  # noqa: FBT001
         reading = read_disk(self._folder)

@@ -6,13 +6,18 @@ Nothing is sent while there is room. The guard that the readings go to is asked 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from cluster.disk_guard import DiskGuard
 from cluster.fan_out import fan_out
-from cluster.full_nodes import NOTICE_S, FullNodes
+from cluster.full_nodes import NOTICE_S
+from cluster.memory_guard import MemoryGuard
 from cluster.peer import Method, Peers
 from cluster.peer_methods import NodeFull
+
+log = logging.getLogger("recollect.full")
 
 TELL_S: Final = NOTICE_S / 5
 
@@ -23,7 +28,7 @@ class FullWatch:
     def __init__(  # noqa: PLR0913 - each part comes by name
         self,
         *,
-        guard: FullNodes,
+        guard: DiskGuard | MemoryGuard,
         method: Method[NodeFull, bool],
         look: Callable[[], Awaitable[None]],
         look_s: float,
@@ -49,7 +54,11 @@ class FullWatch:
 
     async def _look_for_ever(self) -> None:
         while True:
+            was_full = self._guard.full
             await self._look()
+            if self._guard.full != was_full:
+                outcome = "are taken again" if was_full else "are refused"
+                log.warning("writes %s: %s", outcome, self._guard.describe())
             if self._guard.full:
                 self._is_full.set()
             else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -13,8 +12,6 @@ from cluster.memory_guard import MemoryGuard
 from cluster.peer import Peers
 from cluster.peer_methods import MEMORY_FULL
 from storage.index_set import IndexSet
-
-log = logging.getLogger("recollect.memory")
 
 LOOK_S: Final = 0.1
 NO_LIMIT_LOOK_S: Final = 5.0
@@ -52,13 +49,9 @@ class MemoryWatch(FullWatch):
 
     async def look(self) -> None:
         """Take one reading."""
-        was_full = self._memory.full
         reading, pending = await asyncio.to_thread(self._measure)
         self._memory.observe(reading, pending)
         self.look_s = NO_LIMIT_LOOK_S if reading is None else LOOK_S
-        if self._memory.full != was_full:
-            outcome = "are taken again" if was_full else "are refused"
-            log.warning("writes %s: %s", outcome, self._memory.describe())
 
     def _measure(self) -> tuple[MemoryReading | None, int]:
         reading = self._read()

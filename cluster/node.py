@@ -53,7 +53,6 @@ log = logging.getLogger("recollect.node")
 
 READ_THREADS: Final = 4
 JANITOR_S: Final = 1.0
-CLOSE_S: Final = 5.0
 
 
 async def run_node(config: Config) -> None:

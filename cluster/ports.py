@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from typing import Final
 
 PEER_OFFSET: Final = 1000
-PORT_MAX: Final = 65_535
-NODES_MAX: Final = 100
 _TRIES: Final = 200
 # Below the ports that Linux and BSD give to outgoing connections.
 _LOWEST_BASE: Final = 10_000

@@ -61,7 +61,7 @@ class Replica:
         """Whether applying an entry may take long, whatever its size: metadata opens indexes."""
         self.storage_full = False
         self.retrying = False
-        self.applied_index, self.applied_term = machine.position()
+        self.applied_index, _ = machine.position()
         self.shown_index = self.applied_index
         """The highest index that a read here may have seen; `applied_index` follows it."""
         self._touch, self._clock = touch, clock
@@ -161,8 +161,9 @@ class Replica:
             if self._withdraw(future):
                 raise Overloaded("the log had no room for the write in time") from None
             raise OutcomeUnknown("the write was not committed in time") from None
-        finally:
+        except asyncio.CancelledError:
             self._withdraw(future)
+            raise
 
     def _put_waiting(self) -> None:
         """Propose what waits, in order, as far as there is room; refuse it when there cannot be."""
@@ -300,7 +301,7 @@ class Replica:
         """Entries are applied and committed; answer who waits for them."""
         assert len(entries) == len(results), "an entry has a result"
         assert entries[0].index == self.applied_index + 1, "entries are applied in order"
-        self.applied_index, self.applied_term = entries[-1].index, entries[-1].term
+        self.applied_index = entries[-1].index
         for entry, result in zip(entries, results, strict=True):
             self._answer(entry, result)
         self._put_waiting()
@@ -309,7 +310,7 @@ class Replica:
     def installed(self) -> None:
         """The state came as a snapshot; what was proposed below it has an unknown fate."""
         self.storage_full = False
-        self.applied_index, self.applied_term = self.machine.position()
+        self.applied_index, _ = self.machine.position()
         self._fail_proposals()
         self._wake()
 
