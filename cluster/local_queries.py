@@ -7,7 +7,7 @@ read from the store by canonical id, whose byte order is the order of pages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,12 +45,35 @@ def nearest(machines: Machines, query: Nearest, index: VectorIndex) -> list[Foun
         ef=query.ef,
         exact=query.exact,
     )
-    return found_hits(hits)
+    return found_hits(machines, query.collection, hits)
 
 
-def found_hits(hits: Iterable[IndexHit]) -> list[FoundHit]:
+def found_hits(machines: Machines, collection: int, hits: Sequence[IndexHit]) -> list[FoundHit]:
     """Return an index's hits as they travel."""
-    return [FoundHit(hit.id, hit.version, hit.score, hit.shard) for hit in hits]
+    named = with_ids(machines, collection, hits)
+    return [FoundHit(hit.id, hit.version, hit.score, hit.shard) for hit in named]
+
+
+def with_ids(machines: Machines, collection: int, hits: Sequence[IndexHit]) -> Sequence[IndexHit]:
+    """Return hits with the ids that an index does not keep, those with keys.
+
+    A hit whose row is gone was deleted meanwhile, and is left out.
+    """
+    nameless: dict[int, list[int]] = {}
+    for hit in hits:
+        if not hit.id:
+            nameless.setdefault(hit.shard, []).append(hit.seq)
+    if not nameless:
+        return hits
+    ids = {
+        (shard, row.seq): row.id
+        for shard, seqs in nameless.items()
+        for row in machines[shard].rows_by_seq(
+            collection, seqs, with_vector=False, with_payload=False
+        )
+    }
+    found = ((hit, hit.id or ids.get((hit.shard, hit.seq))) for hit in hits)
+    return [hit._replace(id=each) for hit, each in found if each is not None]
 
 
 def page(machines: Machines, query: Page) -> list[FoundId]:

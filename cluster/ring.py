@@ -1,10 +1,13 @@
-"""Which shard an id belongs to: a consistent-hash ring over the shards.
+"""Which shard an id, or the key it was written under, belongs to: a consistent-hash ring.
 
 The points of the ring are uhashring's; both they and the keys are hashed with blake2b to 64
 bits, so that placement is the same in every process and for every PYTHONHASHSEED. A key belongs
 to the first point *after* its own position, the last point being followed by the first, as in
 uhashring's own `get_node`; here the lookup is a binary search in arrays that are made once per
 number of shards, because a batch brings ten thousand ids at a time.
+
+Of an identity that has a key the key alone is hashed: all that was written under one key lies in
+one shard, that of the key's own canonical bytes.
 
 The number of shards is fixed when a cluster is formed. Everything stored depends on this
 function: changing it, the number of points or the names of the shards loses data.
@@ -19,6 +22,8 @@ from typing import Final
 
 import numpy as np
 from uhashring import HashRing
+
+from storage.ids import routing_bytes
 
 POINTS_PER_SHARD: Final = 150
 
@@ -39,14 +44,16 @@ def hash_ring(names: Sequence[str], points: int) -> HashRing:
 
 
 def shard_of(canonical_id: bytes, shards: int) -> int:
-    """Return the shard, 0..shards-1, that an id in canonical bytes belongs to."""
+    """Return the shard, 0..shards-1, that an id or a key in canonical bytes belongs to."""
     return int(shards_of([canonical_id], shards)[0])
 
 
 def shards_of(canonical_ids: Sequence[bytes], shards: int) -> Shards:
     """Return the shard of each id, as int64[n]."""
     positions, owners = _points(shards)
-    digests = b"".join(blake2b(key, digest_size=8).digest() for key in canonical_ids)
+    digests = b"".join(
+        blake2b(routing_bytes(each), digest_size=8).digest() for each in canonical_ids
+    )
     keys = np.frombuffer(digests, dtype=">u8").astype(np.uint64)
     found = np.searchsorted(positions, keys, side="right")
     found[found == len(positions)] = 0

@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from cluster.errors import BadRequest
-from cluster.local_queries import fetch_rows
+from cluster.local_queries import fetch_rows, with_ids
 from cluster.local_reads import LocalReads
 from cluster.merge import best_of, more_is_better, passes
 from cluster.model import (
@@ -36,10 +36,12 @@ from cluster.peer_methods import Fetch, FoundId, Nearest
 from cluster.read_path import ReadPath, Rows, ids_by_shard
 from cluster.routing import Routing
 from cluster.scatter import Scatter
+from cluster.scope import scope_of
 from cluster.search_lanes import SearchLanes
-from storage.ids import decode_id
+from storage.filters import Filter
+from storage.ids import decode_id, shard_key_of
 from storage.index_set import IndexSet
-from storage.vector_index import VectorIndex
+from storage.vector_index import IndexHit, VectorIndex
 
 FoundType = TypeVar("FoundType", bound="Found")
 
@@ -104,6 +106,8 @@ class SearchPath:
         """Return this node's index if it alone can answer at once; this is the hot path."""
         if request.filter is not None or request.exact or options.strong:
             return None
+        if options.shard_keys is not None:
+            return None
         fresh = self.local.serves_all(shards, options.max_staleness_ms)
         if not (fresh and self._has_seen(options.session)):
             return None
@@ -118,12 +122,16 @@ class SearchPath:
         )
 
     def _finish(
-        self, collection: Collection, request: SearchRequest, found: Sequence[Found]
+        self, collection: Collection, request: SearchRequest, found: Sequence[IndexHit]
     ) -> list[Hit]:
         """Turn this node's hits into an answer; on a thread."""
         chosen = cut(found, collection, request)
+        if collection.custom_sharding:
+            replicas = self.routing.replicas
+            machines = {shard: replica.machine for shard, replica in replicas.items()}
+            chosen = with_ids(machines, collection.uid, chosen)
         if not (request.with_payload or request.with_vector):
-            return [Hit(decode_id(hit.id), hit.version, hit.score) for hit in chosen]
+            return list(map(bare_hit, chosen))
         query = _fetch_of(chosen, collection, request)
         rows: Rows = {}
         for shard, ids in query.ids.items():
@@ -134,11 +142,12 @@ class SearchPath:
     async def _scattered(
         self, collection: Collection, request: SearchRequest, options: Options
     ) -> SearchAnswer:
-        shards = range(self.routing.view().shards)
+        scope = scope_of(collection, options.shard_keys)
+        shards = scope.shards(self.routing.view().shards)
         terms = replace(
             await self.reads.terms(options, shards), allow_partial=options.allow_partial
         )
-        query = _nearest_of(collection, request)
+        query = _nearest_of(collection, request, scope.filter(request.filter))
         gathered = await self.scatter.gather(self.local.search, lambda _: query, shards, terms)
         descending = more_is_better(collection.distance)
         best = best_of(gathered.found, query.limit, descending=descending)
@@ -150,7 +159,7 @@ class SearchPath:
             failed |= missing
             hits = hits_of(chosen, rows)
         else:
-            hits = [Hit(decode_id(hit.id), hit.version, hit.score) for hit in chosen]
+            hits = list(map(bare_hit, chosen))
         answered = tuple(shard for shard in shards if shard not in failed)
         return SearchAnswer(hits, answered, tuple(sorted(failed)))
 
@@ -188,6 +197,12 @@ def cut(
     ]
 
 
+def bare_hit(found: Found) -> Hit:
+    """Return a hit without what its row holds."""
+    identity = found.id
+    return Hit(decode_id(identity), found.version, found.score, shard_key=shard_key_of(identity))
+
+
 def hits_of(found: Sequence[Found], rows: Rows) -> list[Hit]:
     """Return hits with what their rows hold; a hit without a row was deleted meanwhile."""
     hits = []
@@ -196,18 +211,19 @@ def hits_of(found: Sequence[Found], rows: Rows) -> list[Hit]:
         if row is not None:
             vector = None if row.vector is None else np.frombuffer(row.vector, "<f4")
             payload = None if row.payload is None else orjson.loads(row.payload)
-            hits.append(Hit(decode_id(hit.id), row.version, hit.score, vector, payload))
+            key = shard_key_of(hit.id)
+            hits.append(Hit(decode_id(hit.id), row.version, hit.score, vector, payload, key))
     return hits
 
 
-def _nearest_of(collection: Collection, request: SearchRequest) -> Nearest:
+def _nearest_of(collection: Collection, request: SearchRequest, where: Filter | None) -> Nearest:
     return Nearest(
         collection.uid,
         request.vector.tobytes(),
         request.limit + request.offset,
         request.ef,
         request.exact,
-        request.filter,
+        where,
     )
 
 

@@ -8,7 +8,7 @@ they were written one after the other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
@@ -17,12 +17,10 @@ from cluster.batch import FRAMING_BYTES, Share, Splitting, split
 from cluster.command import Delete, PointWrite, SetPayload, Upsert
 from cluster.errors import BadRequest, PayloadTooLarge
 from cluster.model import Collection, Point
-from storage.ids import ID_BYTES_MAX, PointId, encode_id
+from storage.ids import PointId, encode_id, keyed_id
 
 PayloadMode = Literal["merge", "replace", "remove", "clear"]
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
-
-_ID_BYTES: Final = ID_BYTES_MAX + FRAMING_BYTES
 
 
 class PayloadChange(NamedTuple):
@@ -35,29 +33,45 @@ class PayloadChange(NamedTuple):
 
 
 def upsert_shares(
-    collection: Collection, points: Sequence[Point], splitting: Splitting
+    collection: Collection,
+    points: Sequence[Point],
+    splitting: Splitting,
+    key: bytes | None = None,
 ) -> list[Share]:
-    """Return the commands that write `points`.
+    """Return the commands that write `points`, under a key where points have one.
 
     Raises BadRequest or PayloadTooLarge, naming the first bad point.
     """
-    vectors = _vectors(collection, points)
     budget = splitting.budget()
-    writes: dict[bytes, PointWrite] = {}
-    for at, (point, vector) in enumerate(zip(points, vectors, strict=True)):
-        canonical = _canonical(point.id, f"points[{at}].id")
-        payload = _dumped(point.payload, f"points[{at}].payload")
-        write = PointWrite(canonical, vector, payload, point.if_version)
-        if _point_bytes(write) > budget:
-            raise PayloadTooLarge("the point exceeds a log command", field=f"points[{at}]")
-        _refuse_unclear(writes.get(canonical), write, f"points[{at}].id")
-        writes[canonical] = write
-    items = list(writes.values())
+    items = point_writes(collection, points, key, bytes_max=budget)
 
     def body(chunk: list[PointWrite]) -> Upsert:
         return Upsert(collection.uid, collection.dimension, chunk)
 
-    return split(items, list(writes), [_point_bytes(each) for each in items], body, splitting)
+    ids = [item.id for item in items]
+    return split(items, ids, [_point_bytes(each) for each in items], body, splitting)
+
+
+def point_writes(
+    collection: Collection, points: Sequence[Point], key: bytes | None, *, bytes_max: int
+) -> list[PointWrite]:
+    """Return points as they are written, each id once, at most `bytes_max` each.
+
+    Raises BadRequest or PayloadTooLarge, naming the first bad point.
+    """
+    vectors = _vectors(collection, points)
+    writes: dict[bytes, PointWrite] = {}
+    for at, (point, vector) in enumerate(zip(points, vectors, strict=True)):
+        canonical = _canonical(point.id, f"points[{at}].id")
+        if key is not None:
+            canonical = keyed_id(canonical, key)
+        payload = _dumped(point.payload, f"points[{at}].payload")
+        write = PointWrite(canonical, vector, payload, point.if_version)
+        if _point_bytes(write) > bytes_max:
+            raise PayloadTooLarge("the point exceeds a log command", field=f"points[{at}]")
+        _refuse_unclear(writes.get(canonical), write, f"points[{at}].id")
+        writes[canonical] = write
+    return list(writes.values())
 
 
 def delete_shares(
@@ -68,7 +82,7 @@ def delete_shares(
     `if_version` is the condition of a single id; see `cluster.command`.
     """
     distinct = list(dict.fromkeys(ids))
-    sizes = [_ID_BYTES] * len(distinct)
+    sizes = list(map(_id_bytes, distinct))
     assert if_version is None or len(distinct) == 1, "a condition is about one point"
     return split(distinct, distinct, sizes, lambda chunk: Delete(uid, chunk, if_version), splitting)
 
@@ -81,11 +95,11 @@ def payload_shares(
     Raises BadRequest or PayloadTooLarge for a payload that cannot travel.
     """
     distinct = list(dict.fromkeys(ids))
-    sizes = [_ID_BYTES] * len(distinct)
+    sizes = list(map(_id_bytes, distinct))
     payload = _dumped(change.payload, "payload")
     keys = list(change.keys)
     fixed_bytes = len(payload) + sum(len(key.encode()) + FRAMING_BYTES for key in keys)
-    if splitting.budget(fixed_bytes) < _ID_BYTES:
+    if splitting.budget(fixed_bytes) < max(sizes, default=0):
         raise PayloadTooLarge("the payload exceeds a log command", field="payload")
 
     def body(chunk: list[bytes]) -> SetPayload:
@@ -148,6 +162,10 @@ def _refuse_unclear(earlier: PointWrite | None, write: PointWrite, field: str) -
     """Refuse an id that comes twice in a batch, once with a condition: on which of the two?"""
     if earlier is not None and (earlier.if_version, write.if_version) != (None, None):
         raise BadRequest("the id of a point with a condition comes twice", field=field)
+
+
+def _id_bytes(canonical: bytes) -> int:
+    return len(canonical) + FRAMING_BYTES
 
 
 def _point_bytes(write: PointWrite) -> int:

@@ -14,6 +14,8 @@ from storage.filter_nodes import (
     Condition,
     Filter,
     HasId,
+    HasKey,
+    HasKeyedId,
     IsEmpty,
     IsNull,
     Key,
@@ -28,12 +30,17 @@ from storage.filter_nodes import (
     ValuesCount,
 )
 from storage.filter_time import read_time
-from storage.ids import PointId, encode_id
+from storage.ids import PointId, ShardKey, encode_id, id_part, key_bytes, key_part, keyed_id
 
 
-def matches(f: Filter, point_id: PointId, payload: Mapping[str, Any]) -> bool:
-    """Return whether a point with this id and JSON payload passes the filter."""
-    return _passes(f, encode_id(point_id), payload)
+def matches(
+    f: Filter, point_id: PointId, payload: Mapping[str, Any], shard_key: ShardKey | None = None
+) -> bool:
+    """Return whether a point with this id, key and JSON payload passes the filter."""
+    point = encode_id(point_id)
+    if shard_key is not None:
+        point = keyed_id(point, key_bytes(shard_key))
+    return _passes(f, point, payload)
 
 
 def _passes(f: Filter, point: bytes, payload: Mapping[str, Any]) -> bool:
@@ -42,6 +49,10 @@ def _passes(f: Filter, point: bytes, payload: Mapping[str, Any]) -> bool:
             return _passes(condition, point, payload)
         if isinstance(condition, HasId):
             return point in condition.ids
+        if isinstance(condition, HasKeyedId):
+            return id_part(point) in condition.ids
+        if isinstance(condition, HasKey):
+            return key_part(point) in condition.keys
         return _holds(condition, list(_values(payload, condition.key)))
 
     few = f.min_should

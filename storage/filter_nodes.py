@@ -7,6 +7,8 @@ of `should` if there are any, and at least so many of `min_should`.
 A key leads from the payload to any number of values: a name to a member, a position to an
 element, `EVERY` to all elements of an array. A test on a key holds when it holds for one of the
 values it leads to; a value that is an array passes for its elements, one level down.
+
+A request's filter knows no keys; `with_keyed_ids` adapts it to points that have them.
 """
 
 from __future__ import annotations
@@ -122,6 +124,19 @@ class HasId(Struct, frozen=True, tag="id"):
     ids: tuple[bytes, ...]
 
 
+class HasKeyedId(Struct, frozen=True, tag="keyed_id"):
+    """The point's id, whatever its key, is one of these; they are looked up in `collection`."""
+
+    collection: int
+    ids: tuple[bytes, ...]
+
+
+class HasKey(Struct, frozen=True, tag="key"):
+    """The point's key, in canonical bytes, is one of these."""
+
+    keys: tuple[bytes, ...]
+
+
 class MinShould(Struct, frozen=True):
     """At least `min_count` of the conditions hold."""
 
@@ -152,4 +167,23 @@ Condition = (
     | ValueEmpty
     | ValueNull
     | HasId
+    | HasKeyedId
+    | HasKey
 )
+
+
+def with_keyed_ids(f: Filter, collection: int) -> Filter:
+    """Return the filter for a collection whose points have keys: a list of ids means any key."""
+
+    def adapted(condition: Condition) -> Condition:
+        if isinstance(condition, Filter):
+            return with_keyed_ids(condition, collection)
+        return HasKeyedId(collection, condition.ids) if isinstance(condition, HasId) else condition
+
+    few = f.min_should
+    return Filter(
+        tuple(map(adapted, f.must)),
+        tuple(map(adapted, f.should)),
+        tuple(map(adapted, f.must_not)),
+        None if few is None else MinShould(tuple(map(adapted, few.conditions)), few.min_count),
+    )

@@ -30,6 +30,8 @@ from storage.filter_nodes import (
     Condition,
     Filter,
     HasId,
+    HasKey,
+    HasKeyedId,
     IsEmpty,
     IsNull,
     Key,
@@ -44,6 +46,8 @@ from storage.filter_nodes import (
     ValuesCount,
 )
 from storage.filter_time import TIME_SQL
+from storage.ids import keyed_range
+from storage.records import IS_KEYED_SQL, KEY_SQL
 
 
 class SqlFilter(NamedTuple):
@@ -75,6 +79,11 @@ _ID_PARTS: Final = """id IN (
 WITH RECURSIVE part (start) AS (
   SELECT 1 UNION ALL SELECT start + {} FROM part WHERE start + {} <= {}
 ) SELECT substr({}, start, {}) FROM part)"""
+_KEYED_IDS: Final = """id IN (
+WITH RECURSIVE part (start) AS (
+  SELECT 1 UNION ALL SELECT start + {} FROM part WHERE start + {} <= {}
+) SELECT keyed.id FROM part CROSS JOIN records AS keyed WHERE keyed.collection = {}
+AND keyed.id >= substr({}, start, {}) AND keyed.id < substr({}, start, {}))"""
 
 
 def to_sql(f: Filter) -> SqlFilter:
@@ -134,8 +143,8 @@ def _condition(condition: Condition) -> SqlFilter:
     """Return an operand: in parentheses, and 0 or 1."""
     if isinstance(condition, Filter):
         return _filter(condition)
-    if isinstance(condition, HasId):
-        return _has_id(condition.ids)
+    if isinstance(condition, HasId | HasKeyedId | HasKey):
+        return _about_id(condition)
     place = _place(condition.key)
     match condition:
         case IsEmpty():
@@ -326,6 +335,18 @@ def _arrive(document: SqlFilter, path: str, rows: SqlFilter | None, last: str) -
     return _Place(rows, kind, value, elements, length)
 
 
+def _about_id(condition: HasId | HasKeyedId | HasKey) -> SqlFilter:
+    match condition:
+        case HasId(ids=ids):
+            return _has_id(ids)
+        case HasKeyedId(collection=collection, ids=ids):
+            return _has_keyed_id(collection, ids)
+        case HasKey(keys=keys):
+            return _has_key(keys)
+        case _:
+            assert_never(condition)
+
+
 def _has_id(ids: Sequence[bytes]) -> SqlFilter:
     """Cut ids of one length from one value; an index on `id` finds each."""
     terms = []
@@ -334,3 +355,20 @@ def _has_id(ids: Sequence[bytes]) -> SqlFilter:
         width, total = _value(size), _value(len(packed))
         terms.append(_sql(_ID_PARTS, width, width, total, _value(packed), width))
     return _sql("({})", _join(terms, " OR ")) if terms else _FALSE
+
+
+def _has_keyed_id(collection: int, ids: Sequence[bytes]) -> SqlFilter:
+    """Find the identities of each id by a range of the index on `id`."""
+    terms = []
+    for size in sorted({len(each) for each in ids}):
+        ranges = [keyed_range(each) for each in ids if len(each) == size]
+        first, last = (_value(b"".join(bounds)) for bounds in zip(*ranges, strict=True))
+        width, total = _value(size + 1), _value((size + 1) * len(ranges))
+        lookup = (_value(collection), first, width, last, width)
+        terms.append(_sql(_KEYED_IDS, width, width, total, *lookup))
+    return _sql("({})", _join(terms, " OR ")) if terms else _FALSE
+
+
+def _has_key(keys: Sequence[bytes]) -> SqlFilter:
+    listed = _join(map(_value, keys), ", ")
+    return _sql(f"({IS_KEYED_SQL} AND {KEY_SQL} IN ({{}}))", listed)

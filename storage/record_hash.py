@@ -22,6 +22,9 @@ _ROW: Final = struct.Struct("<cQQQQII")
 _TOMBSTONE: Final = struct.Struct("<cQQ")
 _REQUEST: Final = struct.Struct("<cQI")
 _DOCUMENT: Final = struct.Struct("<cII")
+_ELEMENT: Final = struct.Struct("<cQBQQQQI")
+_CURRENT: Final = 2**64 - 1
+"""Stands for the time of expiry of what has not expired."""
 
 
 class SetHash:
@@ -59,6 +62,23 @@ def row_digest(
 def tombstone_digest(collection: int, record_id: bytes, version: int) -> bytes:
     """Digest the mark that a deleted row leaves."""
     return _digest(_TOMBSTONE.pack(b"T", collection, version) + record_id)
+
+
+def element_digest(  # noqa: PLR0913 - all that an element is
+    graph: int,
+    kind: int,
+    name: str,
+    version: int,
+    created_ms: int,
+    updated_ms: int,
+    expired_ms: int | None,
+    content: bytes,
+) -> bytes:
+    """Digest a node or a hyperedge."""
+    raw = name.encode()
+    expired = _CURRENT if expired_ms is None else expired_ms
+    head = _ELEMENT.pack(b"G", graph, kind, version, created_ms, updated_ms, expired, len(raw))
+    return _digest(b"".join((head, raw, content)))
 
 
 def request_digest(request_id: str, result: bytes, expires_ms: int) -> bytes:

@@ -6,7 +6,9 @@ their order is scroll order.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -157,6 +159,10 @@ class RecordReads:
     def collections(self) -> list[int]:
         """Return the uids of the collections that have records here, ascending."""
         return [uid for (uid,) in self._query(_COLLECTIONS, [])]
+
+    def snapshot(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Lend a connection whose queries all see one committed state, to who reads all of it."""
+        return self._state.reader()
 
     def is_dropped(self, collection: int) -> bool:
         """Return whether the collection was dropped here; its uid is never used again."""

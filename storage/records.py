@@ -2,6 +2,8 @@
 
 * A record is (collection, id) with a version: the log index of the entry that wrote it. `seq`,
   its row number here, is given once and never again, so an index may keep it as a label.
+* An id may have a key in it (`storage.ids`); what is under one key has an index of its own, which
+  costs nothing where there are no keys.
 * Vectors lie in a table of their own: scans of payloads do not drag them through the cache.
   Payloads are stored as text, which is what SQLite's JSON functions take.
 * A deleted record leaves a tombstone until it is written again or its collection is dropped.
@@ -21,6 +23,10 @@ from storage.payloads import PayloadChange, PayloadOverflow
 from storage.record_hash import DIGEST_BYTES, SetHash, row_digest, tombstone_digest
 from storage.state_file import read_meta, write_meta
 
+IS_KEYED_SQL: Final = "substr(id, 1, 1) = x'07'"
+KEY_SQL: Final = "substr(id, CASE substr(id, 2, 1) WHEN x'01' THEN 11 ELSE 19 END)"
+"""Whether the id in the column `id` has a key, and that key; an index is on just these words."""
+
 RECORDS_SCHEMA: Final = """
 CREATE TABLE records (
   seq INTEGER PRIMARY KEY, collection INTEGER NOT NULL, id BLOB NOT NULL,
@@ -36,6 +42,15 @@ CREATE TABLE tombstones (
 ) WITHOUT ROWID;
 CREATE TABLE dropped (collection INTEGER PRIMARY KEY);
 """
+RECORDS_BY_KEY: Final = f"""
+CREATE INDEX records_by_key ON records (collection, {KEY_SQL}, id) WHERE {IS_KEYED_SQL};
+"""
+RECORDS_CHANGES: Final = """
+CREATE INDEX tombstones_by_version ON tombstones (collection, version);
+CREATE TABLE drops (collection INTEGER PRIMARY KEY, version INTEGER NOT NULL, name TEXT NOT NULL);
+CREATE INDEX drops_by_version ON drops (version);
+"""
+"""What it takes to say which changes came after a version: see `storage.changes`."""
 _CHUNKS: Final = (8, 256)
 """Sizes of IN lists. Few, so that a query has few texts and is prepared once."""
 
@@ -92,12 +107,13 @@ class RecordWriter:
     def __init__(self, connection: sqlite3.Connection) -> None:
         meta = read_meta(connection)
         self._connection = connection
-        self._hash = SetHash(meta.get("record_hash", bytes(DIGEST_BYTES)))
+        self.hash = SetHash(meta.get("record_hash", bytes(DIGEST_BYTES)))
+        """Over all rows and tombstones; who writes tables beside these adds its rows to it."""
         self._next_seq: int = meta.get("next_seq", 1)
 
     def state_hash(self) -> bytes:
         """Return the hash over all rows and tombstones as they stand."""
-        return self._hash.digest()
+        return self.hash.digest()
 
     def is_dropped(self, collection: int) -> bool:
         """Return whether the collection was dropped; its uid is never used again."""
@@ -115,13 +131,13 @@ class RecordWriter:
         A replaced row keeps its seq and its creation time.
         """
         stored = self._stored(collection, list(points))
-        self._unbury(collection, [record_id for record_id in points if record_id not in stored])
+        self.unbury(collection, [record_id for record_id in points if record_id not in stored])
         rows = []
         for record_id, (vector, payload) in points.items():
             old = stored.get(record_id)
-            seq, created_ms = (old.seq, old.created_ms) if old else (self._take_seq(), stamp.now_ms)
+            seq, created_ms = (old.seq, old.created_ms) if old else (self.take_seq(), stamp.now_ms)
             rows.append((seq, record_id, created_ms, payload, vector))
-        self._hash.remove(old.digest for old in stored.values())
+        self.hash.remove(old.digest for old in stored.values())
         self._put(collection, stamp, rows)
         self._connection.executemany(
             "REPLACE INTO vectors VALUES (?, ?)", [(row[0], row[4]) for row in rows]
@@ -149,7 +165,7 @@ class RecordWriter:
                 raise PayloadOverflow
             digests.append(digest)
             rows.append((seq, record_id, created_ms, changed, vector))
-        self._hash.remove(digests)
+        self.hash.remove(digests)
         self._put(collection, stamp, rows)
         return [Written(row[0], row[1], row[4]) for row in rows]
 
@@ -159,12 +175,8 @@ class RecordWriter:
         seqs = [(old.seq,) for old in stored.values()]
         self._connection.executemany("DELETE FROM records WHERE seq = ?", seqs)
         self._connection.executemany("DELETE FROM vectors WHERE seq = ?", seqs)
-        self._connection.executemany(
-            "INSERT INTO tombstones VALUES (?, ?, ?)",
-            [(collection, record_id, stamp.version) for record_id in stored],
-        )
-        self._hash.remove(old.digest for old in stored.values())
-        self._hash.add(tombstone_digest(collection, each, stamp.version) for each in stored)
+        self.hash.remove(old.digest for old in stored.values())
+        self.bury(collection, stamp, list(stored))
         return [Written(old.seq, record_id, None) for record_id, old in stored.items()]
 
     def drop(self, collection: int) -> int:
@@ -174,32 +186,47 @@ class RecordWriter:
         key = (collection,)
         count = 0
         for (digest,) in query(f"SELECT digest FROM records {where}", key):  # noqa: S608
-            self._hash.remove([digest])
+            self.hash.remove([digest])
             count += 1
         buried = query(f"SELECT id, version FROM tombstones {where}", key)  # noqa: S608
-        self._hash.remove(tombstone_digest(collection, each, version) for each, version in buried)
+        self.hash.remove(tombstone_digest(collection, each, version) for each, version in buried)
         query(f"DELETE FROM vectors WHERE seq IN (SELECT seq FROM records {where})", key)  # noqa: S608
         query(f"DELETE FROM records {where}", key)  # noqa: S608
         query(f"DELETE FROM tombstones {where}", key)  # noqa: S608
         query("INSERT OR IGNORE INTO dropped VALUES (?)", key)
         return count
 
+    def note_drop(self, collection: int, stamp: Stamp, name: str) -> None:
+        """Remember, for who follows the changes, when a collection was first dropped."""
+        values = (collection, stamp.version, name)
+        self._connection.execute("INSERT OR IGNORE INTO drops VALUES (?, ?, ?)", values)
+
+    def bury(self, collection: int, stamp: Stamp, ids: Sequence[bytes]) -> None:
+        """Leave a tombstone for each of these, which have none."""
+        self._connection.executemany(
+            "INSERT INTO tombstones VALUES (?, ?, ?)",
+            [(collection, each, stamp.version) for each in ids],
+        )
+        self.hash.add(tombstone_digest(collection, each, stamp.version) for each in ids)
+
+    def unbury(self, collection: int, ids: Sequence[bytes]) -> None:
+        """Remove the tombstones of those that have one."""
+        gone = select_in(self._connection, _UNBURY, collection, ids)
+        self.hash.remove(tombstone_digest(collection, each, version) for each, version in gone)
+
+    def take_seq(self) -> int:
+        """Return a row number that was never given before."""
+        seq, self._next_seq = self._next_seq, self._next_seq + 1
+        return seq
+
     def finish(self) -> None:
         """Write what is kept beside the tables."""
-        values = {"record_hash": self._hash.digest(), "next_seq": self._next_seq}
+        values = {"record_hash": self.hash.digest(), "next_seq": self._next_seq}
         write_meta(self._connection, values)
 
     def _stored(self, collection: int, ids: Sequence[bytes]) -> dict[bytes, _Stored]:
         found = select_in(self._connection, _FIND, collection, ids)
         return {record_id: _Stored(*rest) for record_id, *rest in found}
-
-    def _unbury(self, collection: int, ids: Sequence[bytes]) -> None:
-        gone = select_in(self._connection, _UNBURY, collection, ids)
-        self._hash.remove(tombstone_digest(collection, each, version) for each, version in gone)
-
-    def _take_seq(self) -> int:
-        seq, self._next_seq = self._next_seq, self._next_seq + 1
-        return seq
 
     def _put(self, collection: int, stamp: Stamp, rows: Sequence[_Row]) -> None:
         """Write rows whose old digests, if any, were removed from the hash."""
@@ -208,7 +235,7 @@ class RecordWriter:
             row_digest((collection, each), version, (created_ms, now_ms), payload, vector)
             for _, each, created_ms, payload, vector in rows
         ]
-        self._hash.add(digests)
+        self.hash.add(digests)
         self._connection.executemany(
             _PUT_RECORD,
             [
@@ -239,7 +266,7 @@ def select_in(
     return rows
 
 
-def recompute_hash(connection: sqlite3.Connection) -> bytes:
+def recomputed_hash(connection: sqlite3.Connection) -> SetHash:
     """Return the hash of all rows and tombstones from their content, not from kept digests."""
     total = SetHash()
     rows = connection.execute("""
@@ -251,4 +278,4 @@ def recompute_hash(connection: sqlite3.Connection) -> bytes:
         total.add([row_digest(key, version, times_ms, payload, vector)])
     buried = connection.execute("SELECT collection, id, version FROM tombstones")
     total.add(tombstone_digest(*row) for row in buried)
-    return total.digest()
+    return total

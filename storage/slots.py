@@ -17,25 +17,32 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from storage.ids import ID_BYTES_MAX, INTEGER_TAG
+from storage.ids import EDGE_TAG, ID_BYTES_MAX, INTEGER_BYTES, INTEGER_TAG, KEYED_TAG, NODE_TAG
 from storage.seq_slots import NOWHERE, SEQ_MAX, Numbers, SeqSlots
 
 RECORD: Final = np.dtype(
     [("shard", "<i4"), ("seq", "<i8"), ("version", "<i8"), ("id", f"V{ID_BYTES_MAX}")]
 )
-"""A slot's row. Shorter ids are padded with zeros; their tag tells the length."""
+"""A slot's row. Shorter ids are padded with zeros; their tag tells the length.
+
+Of an id with a key, which may be long, nothing but the tag is kept: its row in the store has it."""
 
 Records = npt.NDArray[np.void]
 Flags = npt.NDArray[np.bool_]
 
 SLOT_MAX: Final = 2**31 - 1
 _CAPACITY_MIN: Final = 256
-_INTEGER_BYTES: Final = 9
-_ID_SIZES: Final = (_INTEGER_BYTES, ID_BYTES_MAX)
+_ID_SIZES: Final = (INTEGER_BYTES, ID_BYTES_MAX)
+_LONG_TAGS: Final = (KEYED_TAG, NODE_TAG, EDGE_TAG)
+"""Tags of ids of any length: of these an index keeps the tag alone, and the row tells."""
+_KEPT_OF_LONG: Final = bytes((KEYED_TAG,)).ljust(ID_BYTES_MAX, b"\0")
 
 
 class IndexHit(NamedTuple):
-    """A row that was found, with its score in the collection's own sense."""
+    """A row that was found, with its score in the collection's own sense.
+
+    `id` is empty when the row's id has a key; see `RECORD`.
+    """
 
     shard: int
     seq: int
@@ -196,9 +203,9 @@ def make_batch(shard: int, rows: Sequence[tuple[int, int, bytes, bytes]]) -> tup
     kept = rows if len(best) == len(rows) else [rows[position] for position in best.values()]
     if not all(0 <= seq < SEQ_MAX for seq in best):
         raise ValueError(f"a row's sequence number is 0..{SEQ_MAX - 1}")
-    if not all(len(row[2]) in _ID_SIZES for row in kept):
-        raise ValueError("an id is 9 or 17 canonical bytes")
-    ids = b"".join([row[2].ljust(ID_BYTES_MAX, b"\0") for row in kept])
+    if not all(len(row[2]) in _ID_SIZES or row[2][0] in _LONG_TAGS for row in kept):
+        raise ValueError("an id is 9 or 17 canonical bytes, or has a key")
+    ids = b"".join([_kept_id(row[2]) for row in kept])
     batch = Batch(
         shard,
         np.array([row[0] for row in kept], dtype=np.int64),
@@ -211,6 +218,16 @@ def make_batch(shard: int, rows: Sequence[tuple[int, int, bytes, bytes]]) -> tup
 def make_hits(records: Records, slots: Numbers, scores: list[float]) -> list[IndexHit]:
     """Resolve slots[n] that were found, in order, with their scores."""
     return [
-        IndexHit(shard, seq, version, raw[:_INTEGER_BYTES] if raw[0] == INTEGER_TAG else raw, score)
+        IndexHit(shard, seq, version, _shown_id(raw), score)
         for (shard, seq, version, raw), score in zip(records[slots].tolist(), scores, strict=True)
     ]
+
+
+def _kept_id(raw: bytes) -> bytes:
+    return _KEPT_OF_LONG if raw[0] in _LONG_TAGS else raw.ljust(ID_BYTES_MAX, b"\0")
+
+
+def _shown_id(kept: bytes) -> bytes:
+    if kept[0] == INTEGER_TAG:
+        return kept[:INTEGER_BYTES]
+    return b"" if kept[0] == KEYED_TAG else kept

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from storage.ids import PointId
+from storage.ids import PointId, ShardKey
 
 
 class Shape(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -63,6 +63,7 @@ class ParamsShape(Shape):
 
     vectors: VectorsShape
     shard_number: int
+    sharding_method: Literal["auto", "custom"]
     replication_factor: int
     write_consistency_factor: int
     on_disk_payload: bool
@@ -130,10 +131,11 @@ class UpdateShape(Shape):
 
 
 class RecordShape(Shape):
-    """A stored point."""
+    """A stored point; `shard_key` is what it was written under, if it was."""
 
     id: PointId
     version: int
+    shard_key: ShardKey | UnsetType = UNSET
     payload: dict[str, Any] | UnsetType = UNSET
     vector: list[float] | UnsetType = UNSET
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from cluster.api.schema import Name, Natural, Positive, RequestBody
+from cluster.api.schema import KEY_SCHEMA, Name, Natural, Positive, RequestBody, ShardKeyIn
 from cluster.model import Distance
 
 Memory = Literal["cold", "cached", "pinned"]
@@ -93,7 +93,7 @@ class CreateCollection(RequestBody):
     )
     described: ClassVar[Mapping[str, Any]] = {
         "vectors": {"$ref": "#/components/schemas/VectorParams"},
-        "sharding_method": {"enum": ["auto", None]},
+        "sharding_method": {"enum": ["auto", "custom", None]},
     }
 
     vectors: dict[str, Any]
@@ -113,6 +113,27 @@ class CreateCollection(RequestBody):
     strict_mode_config: Any = UNSET
     metadata: Any = UNSET
     init_from: Any = UNSET
+
+
+class CreateShardKey(RequestBody):
+    """Body of `PUT /collections/{name}/shards`; all but the key is accepted and has no effect."""
+
+    lacking: ClassVar[frozenset[str]] = frozenset({"initial_state"})
+    described: ClassVar[Mapping[str, Any]] = {"shard_key": KEY_SCHEMA}
+
+    shard_key: ShardKeyIn
+    shards_number: Positive | UnsetType | None = UNSET
+    replication_factor: Positive | UnsetType | None = UNSET
+    placement: list[Natural] | UnsetType | None = UNSET
+    initial_state: Any = UNSET
+
+
+class DeleteShardKey(RequestBody):
+    """Body of `POST /collections/{name}/shards/delete`."""
+
+    described: ClassVar[Mapping[str, Any]] = {"shard_key": KEY_SCHEMA}
+
+    shard_key: ShardKeyIn
 
 
 Tokenizer = Literal["prefix", "whitespace", "word", "multilingual", "code"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from cluster.api import answers
+from cluster.api import answers, patterns
 from cluster.api.backend import CollectionInfo, TextEmbedder
 from cluster.api.collection_schema import (
     CreateCollection,
@@ -51,8 +51,9 @@ async def create_collection(call: Call, body: CreateCollection) -> Answer:
     """Create a collection; 409 when the name is taken."""
     name = call.collection_name
     vectors = read_vector_params(body, call.api.config.dimension_max)
-    if body.sharding_method == "custom":
-        raise UnsupportedFeature("custom sharding is not supported", field="sharding_method")
+    custom_sharding = body.sharding_method == "custom"
+    if custom_sharding and name == patterns.COLLECTION:
+        raise BadRequest("patterns have no keys", field="sharding_method")
     m, ef_construct = read_hnsw(body.hnsw_config, vectors.hnsw_config)
     await call.api.router.create_collection(
         name,
@@ -63,6 +64,7 @@ async def create_collection(call: Call, body: CreateCollection) -> Answer:
         embedding_space=read_space(body, call.api.embedder, vectors.size),
         options=call.write_options(name),
         must_be_new=True,
+        custom_sharding=custom_sharding,
     )
     return Answer(result=True, session=call.api.router.session(call.options.session))
 
@@ -158,6 +160,7 @@ def _description(collection: Collection, info: CollectionInfo) -> dict[str, Any]
             "params": {
                 "vectors": {"size": collection.dimension, "distance": collection.distance},
                 "shard_number": info.shards,
+                "sharding_method": "custom" if collection.custom_sharding else "auto",
                 "replication_factor": info.replication,
                 "write_consistency_factor": info.replication // 2 + 1,
                 "on_disk_payload": True,

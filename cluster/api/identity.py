@@ -39,6 +39,16 @@ def collection_name(text: str, field: str = "collection_name") -> str:
     return text
 
 
+def graph_name(text: str, field: str = "name") -> str:
+    """Return a valid graph name, as `collection_name` does; raises BadRequest."""
+    if not _NAME.fullmatch(text):
+        raise BadRequest(
+            "a graph name has 1 to 255 of A-Z a-z 0-9 _ . - and does not start with a dot",
+            field=field,
+        )
+    return text
+
+
 def point_id(value: int | str, field: str) -> PointId:
     """Return a valid id in its canonical form.
 

@@ -28,6 +28,7 @@ SHARDS_MAX: Final = 1024
 KEY_PATTERN: Final = "^[!-~]{1,255}$"
 SESSION_PATTERN: Final = "^((m|[0-9]{1,4}):[0-9]{1,19}(,[0-9]{1,4}:[0-9]{1,19})*)?$"
 STALENESS_MAX_MS: Final = 3_600_000
+KEY_PARAMETER: Final = "shard_key"
 
 _KEY: Final = re.compile(KEY_PATTERN)
 _SESSION: Final = re.compile(SESSION_PATTERN)
@@ -45,6 +46,7 @@ class Parameters:
         "idempotency_key",
         "max_staleness_ms",
         "session",
+        "shard_key",
         "strong",
         "timeout_s",
     )
@@ -56,6 +58,7 @@ class Parameters:
         self.max_staleness_ms: int | None = None
         self.session = _NONE
         self.idempotency_key = ""
+        self.shard_key: str | None = None
 
     def options(self, now_s: float) -> Options:
         """Return how the router should serve the request, its deadline counted from `now_s`."""
@@ -68,8 +71,10 @@ class Parameters:
         )
 
 
-def read_parameters(request: web.Request, timeout_limit_s: float) -> Parameters:
-    """Parse a request's parameters.
+def read_parameters(
+    request: web.Request, timeout_limit_s: float, *, keyed: bool = False
+) -> Parameters:
+    """Parse a request's parameters; `keyed`: one may be `shard_key`.
 
     Raises:
         BadRequest: an unknown, repeated or malformed one; `field` is its name.
@@ -77,7 +82,7 @@ def read_parameters(request: web.Request, timeout_limit_s: float) -> Parameters:
     parameters = Parameters(timeout_limit_s)
     query = request.rel_url.raw_query_string
     if query:
-        _read_query(request, parameters, timeout_limit_s)
+        _read_query(request, parameters, timeout_limit_s, keyed=keyed)
     headers = request.headers
     if SESSION_HEADER in headers:
         parameters.session = parse_session(_single(request, SESSION_HEADER))
@@ -121,7 +126,9 @@ def scoped_id(key: str, *scope: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _read_query(request: web.Request, parameters: Parameters, timeout_limit_s: float) -> None:
+def _read_query(
+    request: web.Request, parameters: Parameters, timeout_limit_s: float, *, keyed: bool
+) -> None:
     seen: set[str] = set()
     for name, value in request.rel_url.query.items():
         if name in seen:
@@ -129,6 +136,9 @@ def _read_query(request: web.Request, parameters: Parameters, timeout_limit_s: f
         seen.add(name)
         if name == "timeout":
             parameters.timeout_s = min(_seconds(value), timeout_limit_s)
+            continue
+        if name == KEY_PARAMETER and keyed:
+            parameters.shard_key = value
             continue
         reader = _READERS.get(name)
         if reader is None:

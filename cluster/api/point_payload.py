@@ -9,7 +9,7 @@ from cluster.api.backend import PayloadMode
 from cluster.api.envelope import Answer
 from cluster.api.payloads import check_payload
 from cluster.api.point_schema import DeletePayload, SelectPoints, SetPayload
-from cluster.api.points import finished
+from cluster.api.points import finished, selected
 from cluster.api.route import Call, Route
 from cluster.api.selection import read_selector
 
@@ -46,7 +46,7 @@ async def _change(
 ) -> Answer:
     selector = read_selector(body, call.api.config.batch_points_max)
     collection = await call.collection()
-    options = call.write_options(str(collection.uid))
+    options = selected(call, body, collection, selector)
     ack = await call.api.router.set_payload(
         collection, selector, mode, payload or {}, keys or [], options
     )

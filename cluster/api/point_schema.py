@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from cluster.api.schema import (
     ID_SCHEMA,
     IDS_SCHEMA,
+    KEYS_SCHEMA,
     NULL,
     SHOWN_VECTOR_SCHEMA,
     SOME_IDS_SCHEMA,
@@ -20,6 +21,7 @@ from cluster.api.schema import (
     Limit,
     PointIdIn,
     RequestBody,
+    ShardKeysIn,
     VectorIn,
     Version,
     WithPayload,
@@ -58,40 +60,48 @@ class BatchIn(RequestBody):
 class UpsertPoints(RequestBody):
     """Body of `PUT .../points`: either `points` or `batch`."""
 
-    lacking: ClassVar[frozenset[str]] = frozenset({"shard_key", "update_filter"})
+    lacking: ClassVar[frozenset[str]] = frozenset({"update_filter"})
 
     one_of: ClassVar[tuple[str, ...]] = ("points", "batch")
-    described: ClassVar[Mapping[str, Any]] = {"update_mode": {"enum": ["upsert", None]}}
+    described: ClassVar[Mapping[str, Any]] = {
+        "update_mode": {"enum": ["upsert", None]},
+        "shard_key": KEYS_SCHEMA,
+    }
 
     points: Annotated[list[PointIn], Meta(min_length=1)] | UnsetType = UNSET
     batch: BatchIn | UnsetType = UNSET
     update_mode: Literal["upsert", "insert_only", "update_only"] | UnsetType | None = UNSET
-    shard_key: Any = UNSET
+    shard_key: ShardKeysIn = UNSET
     update_filter: Any = UNSET
 
 
 class RetrievePoints(RequestBody):
     """Body of `POST .../points`."""
 
-    lacking: ClassVar[frozenset[str]] = frozenset({"shard_key"})
-    described: ClassVar[Mapping[str, Any]] = {"ids": IDS_SCHEMA, "with_vector": SHOWN_VECTOR_SCHEMA}
+    described: ClassVar[Mapping[str, Any]] = {
+        "ids": IDS_SCHEMA,
+        "with_vector": SHOWN_VECTOR_SCHEMA,
+        "shard_key": KEYS_SCHEMA,
+    }
 
     ids: Annotated[IdList, Meta(max_length=10_000)]
     with_payload: WithPayload = UNSET
     with_vector: WithVector = UNSET
-    shard_key: Any = UNSET
+    shard_key: ShardKeysIn = UNSET
 
 
 class SelectPoints(RequestBody):
     """Points by id or by filter: exactly one of the two."""
 
-    lacking: ClassVar[frozenset[str]] = frozenset({"shard_key"})
     one_of: ClassVar[tuple[str, ...]] = ("points", "filter")
-    described: ClassVar[Mapping[str, Any]] = {"points": {"anyOf": [SOME_IDS_SCHEMA, NULL]}}
+    described: ClassVar[Mapping[str, Any]] = {
+        "points": {"anyOf": [SOME_IDS_SCHEMA, NULL]},
+        "shard_key": KEYS_SCHEMA,
+    }
 
     points: Annotated[IdList, Meta(min_length=1)] | UnsetType | None = UNSET
     filter: FilterIn | UnsetType | None = UNSET
-    shard_key: Any = UNSET
+    shard_key: ShardKeysIn = UNSET
 
 
 class DeletePoints(SelectPoints, kw_only=True):
@@ -103,7 +113,7 @@ class DeletePoints(SelectPoints, kw_only=True):
 class SetPayload(SelectPoints, kw_only=True):
     """Body of `POST|PUT .../points/payload`: merge into, or replace, the payload."""
 
-    lacking: ClassVar[frozenset[str]] = frozenset({"shard_key", "key"})
+    lacking: ClassVar[frozenset[str]] = frozenset({"key"})
 
     payload: dict[str, Any]
     key: Any = UNSET
@@ -118,10 +128,11 @@ class DeletePayload(SelectPoints, kw_only=True):
 class ScrollPoints(RequestBody):
     """Body of `POST .../points/scroll`."""
 
-    lacking: ClassVar[frozenset[str]] = frozenset({"shard_key", "order_by"})
+    lacking: ClassVar[frozenset[str]] = frozenset({"order_by"})
     described: ClassVar[Mapping[str, Any]] = {
         "offset": {"anyOf": [ID_SCHEMA, NULL]},
         "with_vector": SHOWN_VECTOR_SCHEMA,
+        "shard_key": KEYS_SCHEMA,
     }
 
     offset: PointIdIn | UnsetType | None = UNSET
@@ -129,15 +140,15 @@ class ScrollPoints(RequestBody):
     filter: FilterIn | UnsetType | None = UNSET
     with_payload: WithPayload = UNSET
     with_vector: WithVector = UNSET
-    shard_key: Any = UNSET
+    shard_key: ShardKeysIn = UNSET
     order_by: Any = UNSET
 
 
 class CountPoints(RequestBody):
     """Body of `POST .../points/count`; the count is always exact."""
 
-    lacking: ClassVar[frozenset[str]] = frozenset({"shard_key"})
+    described: ClassVar[Mapping[str, Any]] = {"shard_key": KEYS_SCHEMA}
 
     filter: FilterIn | UnsetType | None = UNSET
     exact: bool | UnsetType | None = UNSET
-    shard_key: Any = UNSET
+    shard_key: ShardKeysIn = UNSET

@@ -29,15 +29,20 @@ from cluster.api.point_schema import (
     PointIn,
     RetrievePoints,
     ScrollPoints,
+    SelectPoints,
     UpsertPoints,
 )
 from cluster.api.route import Call, Route
 from cluster.api.schema import given
 from cluster.api.selection import read_filter, read_selector
+from cluster.api.sharding import key_in_url, read_keys, scoped
 from cluster.api.vectors import check_vectors
 from cluster.config import Config
 from cluster.errors import BadRequest, NotFound, UnsupportedFeature, VersionConflict
-from cluster.model import Collection, Point, Record, WriteAck
+from cluster.model import Collection, Options, Point, Record, WriteAck
+from cluster.scope import Scope
+from storage.filters import Filter
+from storage.ids import PointId
 
 PAGE_DEFAULT: Final = 10
 
@@ -47,6 +52,7 @@ async def upsert(call: Call, body: UpsertPoints) -> Answer:
     collection = await call.collection()
     points = await call.computed(read_points, body, collection, call.api.config)
     options = call.write_options(str(collection.uid))
+    options = scoped(options, collection, read_keys(body.shard_key), check=Scope.key)
     try:
         return finished(call, await call.api.router.upsert(collection, points, options))
     except VersionConflict as conflict:
@@ -59,14 +65,18 @@ async def retrieve(call: Call, body: RetrievePoints) -> Answer:
     if len(body.ids) > ids_max:
         raise BadRequest(f"more than {ids_max} ids", field="ids")
     ids = point_ids(body.ids, "ids")
+    keys = read_keys(body.shard_key)
+    if keys is not None and len(ids) * len(keys) > ids_max:
+        raise BadRequest(f"more than {ids_max} points: ids times keys", field="shard_key")
     selection = payload_selection(body.with_payload, ALL, "with_payload")
     with_vector = vector_wanted(body.with_vector, "with_vector")
+    collection = await call.collection()
     records = await call.api.router.retrieve(
-        await call.collection(),
+        collection,
         ids,
         with_payload=selection.wanted,
         with_vector=with_vector,
-        options=call.options,
+        options=scoped(call.options, collection, keys),
     )
     return Answer([render_record(record, selection, with_vector=with_vector) for record in records])
 
@@ -74,11 +84,15 @@ async def retrieve(call: Call, body: RetrievePoints) -> Answer:
 async def get_point(call: Call) -> Answer:
     """Return one point with its payload and vector."""
     found = path_id(call.path["id"])
+    collection = await call.collection()
+    options = scoped(call.options, collection, key_in_url(call.shard_key))
     records = await call.api.router.retrieve(
-        await call.collection(), [found], with_payload=True, with_vector=True, options=call.options
+        collection, [found], with_payload=True, with_vector=True, options=options
     )
     if not records:
         raise NotFound(f"no point with id {found}", field="id")
+    if len(records) > 1:
+        raise ambiguous(found, len(records))
     return Answer(render_record(records[0], ALL, with_vector=True))
 
 
@@ -87,7 +101,9 @@ async def delete(call: Call, body: DeletePoints) -> Answer:
     selector = read_selector(body, call.api.config.batch_points_max)
     if_version = read_sole_condition(body.if_version, selector)
     collection = await call.collection()
-    options = call.write_options(str(collection.uid))
+    options = selected(call, body, collection, selector)
+    if if_version is not None:
+        scoped(options, collection, options.shard_keys, "if_version", Scope.key)
     try:
         ack = await call.api.router.delete(collection, selector, options, if_version=if_version)
     except VersionConflict as conflict:
@@ -103,14 +119,15 @@ async def scroll(call: Call, body: ScrollPoints) -> Answer:
     with_vector = vector_wanted(body.with_vector, "with_vector")
     offset = body.offset
     where = read_filter(body.filter)
+    collection = await call.collection()
     records, following = await call.api.router.scroll(
-        await call.collection(),
+        collection,
         where,
         limit,
         point_id(offset, "offset") if isinstance(offset, int | str) else None,
         with_payload=selection.wanted,
         with_vector=with_vector,
-        options=call.options,
+        options=scoped(call.options, collection, read_keys(body.shard_key)),
     )
     points = [render_record(record, selection, with_vector=with_vector) for record in records]
     return Answer({"points": points, "next_page_offset": following})
@@ -120,7 +137,8 @@ async def count(call: Call, body: CountPoints) -> Answer:
     """Count the points that a filter matches."""
     where = read_filter(body.filter)
     collection = await call.collection()
-    return Answer({"count": await call.api.router.count(collection, where, call.options)})
+    options = scoped(call.options, collection, read_keys(body.shard_key))
+    return Answer({"count": await call.api.router.count(collection, where, options)})
 
 
 def read_points(body: UpsertPoints, collection: Collection, config: Config) -> list[Point]:
@@ -136,7 +154,7 @@ def read_points(body: UpsertPoints, collection: Collection, config: Config) -> l
     if isinstance(body.batch, BatchIn):
         return _read_batch(body.batch, collection, config)
     assert isinstance(body.points, list), "one of the two is given"
-    return _read_list(body.points, collection, config)
+    return read_list(body.points, collection, config)
 
 
 def check_limit(limit: int, config: Config, field: str) -> int:
@@ -144,6 +162,28 @@ def check_limit(limit: int, config: Config, field: str) -> int:
     if not 1 <= limit <= config.limit_max:
         raise BadRequest(f"{field} is outside 1..{config.limit_max}", field=field)
     return limit
+
+
+def selected(
+    call: Call,
+    body: SelectPoints,
+    collection: Collection,
+    selector: Sequence[PointId] | Filter,
+) -> Options:
+    """Return the options of a write to points that were selected: ids need their keys."""
+    options = call.write_options(str(collection.uid))
+    keys = read_keys(body.shard_key)
+    if not isinstance(selector, Sequence):
+        return scoped(options, collection, keys)
+    points_max = call.api.config.batch_points_max
+    if keys is not None and len(selector) * len(keys) > points_max:
+        raise BadRequest(f"more than {points_max} points: ids times keys", field="shard_key")
+    return scoped(options, collection, keys, check=Scope.require_keys)
+
+
+def ambiguous(point: PointId, count: int, field: str = "shard_key") -> BadRequest:
+    """Return the refusal of an id that several points have where one is wanted."""
+    return BadRequest(f"{count} points have the id {point}: say under which key", field=field)
 
 
 def finished(call: Call, ack: WriteAck) -> Answer:
@@ -160,6 +200,8 @@ def render_record(
 ) -> dict[str, Any]:
     """Return a point as it is answered."""
     shown: dict[str, Any] = {"id": record.id, "version": record.version}
+    if record.shard_key is not None:
+        shown["shard_key"] = record.shard_key
     if selection.wanted:
         shown["payload"] = selection.apply(record.payload)
     if with_vector and record.vector is not None:
@@ -167,7 +209,8 @@ def render_record(
     return shown
 
 
-def _read_list(items: list[PointIn], collection: Collection, config: Config) -> list[Point]:
+def read_list(items: list[PointIn], collection: Collection, config: Config) -> list[Point]:
+    """Return the validated points of a list; raises as `read_points` does."""
     _check_size(len(items), config, "points")
     rows: list[list[float]] = []
     for at, item in enumerate(items):
@@ -277,6 +320,7 @@ ROUTES: Final = (
         get_point,
         "Return one point",
         answer=answers.RecordShape,
+        keyed=True,
         errors=(404,),
     ),
 )

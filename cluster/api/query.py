@@ -16,6 +16,7 @@ from cluster.api.points import check_limit
 from cluster.api.schema import given
 from cluster.api.search_schema import QueryPoints, SearchParams, SearchPoints
 from cluster.api.selection import read_filter
+from cluster.api.sharding import Keys, read_keys
 from cluster.config import Config
 from cluster.errors import BadRequest, UnsupportedFeature
 from storage.ids import PointId
@@ -62,6 +63,9 @@ class Query:
     threshold: float | None
     selection: PayloadSelection
     with_vector: bool
+    keys: Keys | None = None
+    path: str = ""
+    """Where the query stands, to name its fields."""
 
 
 def read_query(body: QueryPoints, config: Config, path: str = "") -> Query:
@@ -100,6 +104,8 @@ def _read(
         threshold=given(body.score_threshold, None),
         selection=payload_selection(body.with_payload, NONE, f"{path}with_payload"),
         with_vector=vector_wanted(body.with_vector, f"{path}with_vector"),
+        keys=read_keys(body.shard_key, f"{path}shard_key"),
+        path=path,
     )
 
 

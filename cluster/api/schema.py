@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from storage.ids import ID_MAX
+from storage.ids import ID_MAX, KEY_LENGTH_MAX
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -40,6 +40,30 @@ IDS_SCHEMA: Final = {"type": "array", "items": ID_SCHEMA}
 SOME_IDS_SCHEMA: Final = {**IDS_SCHEMA, "minItems": 1}
 VECTOR_SCHEMA: Final = {"type": "array", "items": {"type": "number"}, "minItems": 1}
 SHOWN_VECTOR_SCHEMA: Final = {"type": ["boolean", "null"]}
+
+KEYS_MAX: Final = 256
+"""Keys that a request may name at once."""
+KEY_SCHEMA: Final = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0, "maximum": ID_MAX},
+        {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH_MAX},
+    ]
+}
+KEYS_SCHEMA: Final = {
+    "anyOf": [
+        *KEY_SCHEMA["anyOf"],
+        {"type": "array", "items": KEY_SCHEMA, "minItems": 1, "maxItems": KEYS_MAX},
+        NULL,
+    ]
+}
+ShardKeyIn = int | str
+"""A key as it is sent; its range and length are checked by `sharding`."""
+ShardKeysIn = (
+    ShardKeyIn
+    | Annotated[list[ShardKeyIn], Meta(min_length=1, max_length=KEYS_MAX)]
+    | UnsetType
+    | None
+)
 
 Natural = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 Positive = Annotated[int, Meta(ge=1, le=COUNT_MAX)]

@@ -15,13 +15,14 @@ import numpy as np
 
 from cluster.api import answers
 from cluster.api.envelope import Answer
-from cluster.api.points import render_record
+from cluster.api.points import ambiguous, render_record
 from cluster.api.query import Query, read_query, read_search
 from cluster.api.route import Call, Route
 from cluster.api.search_schema import QueryBatch, QueryPoints, SearchBatch, SearchPoints
+from cluster.api.sharding import scoped
 from cluster.api.vectors import check_vector
 from cluster.errors import BadRequest, NotFound
-from cluster.model import Collection, Hit, SearchAnswer, SearchRequest, Vector
+from cluster.model import Collection, Hit, Options, SearchAnswer, SearchRequest, Vector
 from storage.ids import PointId
 
 BATCH_RESULTS_FACTOR: Final = 10
@@ -87,7 +88,7 @@ async def nearest(
         with_payload=wanted.selection.wanted,
         with_vector=wanted.with_vector,
     )
-    return await call.api.router.search(collection, request, call.options)
+    return await call.api.router.search(collection, request, _options(call, collection, wanted))
 
 
 def render_hits(hits: Sequence[Hit], wanted: Query) -> list[dict[str, Any]]:
@@ -95,6 +96,9 @@ def render_hits(hits: Sequence[Hit], wanted: Query) -> list[dict[str, Any]]:
     shown: list[dict[str, Any]] = [
         {"id": hit.id, "version": hit.version, "score": hit.score} for hit in hits
     ]
+    for item, hit in zip(shown, hits, strict=True):
+        if hit.shard_key is not None:
+            item["shard_key"] = hit.shard_key
     if wanted.selection.wanted:
         for item, hit in zip(shown, hits, strict=True):
             item["payload"] = wanted.selection.apply(hit.payload)
@@ -103,6 +107,10 @@ def render_hits(hits: Sequence[Hit], wanted: Query) -> list[dict[str, Any]]:
             if hit.vector is not None:
                 item["vector"] = np.ascontiguousarray(hit.vector)
     return shown
+
+
+def _options(call: Call, collection: Collection, wanted: Query) -> Options:
+    return scoped(call.options, collection, wanted.keys, f"{wanted.path}shard_key")
 
 
 async def _run(call: Call, collection: Collection, wanted: Query) -> Found:
@@ -119,51 +127,60 @@ async def _run(call: Call, collection: Collection, wanted: Query) -> Found:
 async def _near_point(call: Call, collection: Collection, wanted: Query, point: PointId) -> Found:
     """Search by a stored point's vector; the point itself is no result."""
     records = await call.api.router.retrieve(
-        collection, [point], with_payload=False, with_vector=True, options=call.options
+        collection,
+        [point],
+        with_payload=False,
+        with_vector=True,
+        options=_options(call, collection, wanted),
     )
     if not records or records[0].vector is None:
         raise NotFound(f"no point with id {point}", field=wanted.field)
+    if len(records) > 1:
+        raise ambiguous(point, len(records), f"{wanted.path}shard_key")
     more = replace(wanted, limit=wanted.limit + wanted.offset + 1, offset=0)
     answer = await nearest(call, collection, more, records[0].vector)
-    others = [hit for hit in answer.hits if hit.id != point]
+    key = records[0].shard_key
+    others = [hit for hit in answer.hits if (hit.id, hit.shard_key) != (point, key)]
     page = others[wanted.offset : wanted.offset + wanted.limit]
     return render_hits(page, wanted), answer
 
 
 async def _any_points(call: Call, collection: Collection, wanted: Query) -> list[dict[str, Any]]:
     """Answer a query without a target: points in id order, with a score of zero."""
-    start = None
-    skip = wanted.offset
+    start, skip = None, wanted.offset
     router = call.api.router
+    options = _options(call, collection, wanted)
     while skip:
         step = min(skip, call.api.config.limit_max)
-        _, start = await router.scroll(
+        passed, following = await router.scroll(
             collection,
             wanted.where,
             step,
             start,
             with_payload=False,
             with_vector=False,
-            options=call.options,
+            options=options,
         )
-        if start is None:
+        if len(passed) > skip:
+            break  # a page has all points of its last id: the first one wanted is among these
+        if following is None:
             return []
-        skip -= step
+        start, skip = following, skip - max(step, len(passed))
     records, _ = await router.scroll(
         collection,
         wanted.where,
-        wanted.limit,
+        skip + wanted.limit,
         start,
         with_payload=wanted.selection.wanted,
         with_vector=wanted.with_vector,
-        options=call.options,
+        options=options,
     )
     return [
         {
             "score": 0.0,
             **render_record(record, wanted.selection, with_vector=wanted.with_vector),
         }
-        for record in records
+        for record in records[skip : skip + wanted.limit]
     ]
 
 
@@ -175,6 +192,7 @@ async def _run_batch(call: Call, bodies: Sequence[Any], read: Callable[..., Quer
         raise BadRequest(f"more than {results_max} results in one batch", field="searches")
     collection = await call.collection()
     for item in wanted:
+        _options(call, collection, item)
         if isinstance(item.target, list):
             check_vector(item.target, collection, item.field)
     async with asyncio.TaskGroup() as group:

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from cluster.api.schema import (
     ID_SCHEMA,
+    KEYS_SCHEMA,
     NULL,
     SHOWN_VECTOR_SCHEMA,
     VECTOR_SCHEMA,
@@ -17,6 +18,7 @@ from cluster.api.schema import (
     PointIdIn,
     Positive,
     RequestBody,
+    ShardKeysIn,
     VectorIn,
     WithPayload,
     WithVector,
@@ -57,7 +59,7 @@ class QueryPoints(RequestBody):
     """Body of `POST .../points/query`: `query` is a vector, a point id, {"nearest"} or null."""
 
     lacking: ClassVar[frozenset[str]] = frozenset(
-        {"shard_key", "prefetch", "using", "lookup_from", "group_by", "group_size", "with_lookup"}
+        {"prefetch", "using", "lookup_from", "group_by", "group_size", "with_lookup"}
     )
     described: ClassVar[Mapping[str, Any]] = {
         "query": {
@@ -74,6 +76,7 @@ class QueryPoints(RequestBody):
             ]
         },
         "with_vector": SHOWN_VECTOR_SCHEMA,
+        "shard_key": KEYS_SCHEMA,
     }
 
     query: VectorIn | PointIdIn | dict[str, Any] | UnsetType | None = UNSET
@@ -84,7 +87,7 @@ class QueryPoints(RequestBody):
     offset: Offset | UnsetType | None = UNSET
     with_payload: WithPayload = UNSET
     with_vector: WithVector = UNSET
-    shard_key: Any = UNSET
+    shard_key: ShardKeysIn = UNSET
     prefetch: Any = UNSET
     using: Any = UNSET
     lookup_from: Any = UNSET
@@ -102,10 +105,10 @@ class QueryBatch(RequestBody):
 class SearchPoints(RequestBody):
     """Body of `POST .../points/search`."""
 
-    lacking: ClassVar[frozenset[str]] = frozenset({"shard_key"})
     described: ClassVar[Mapping[str, Any]] = {
         "vector": VECTOR_SCHEMA,
         "with_vector": SHOWN_VECTOR_SCHEMA,
+        "shard_key": KEYS_SCHEMA,
     }
 
     vector: VectorIn | dict[str, Any]
@@ -116,7 +119,7 @@ class SearchPoints(RequestBody):
     offset: Offset | UnsetType | None = UNSET
     with_payload: WithPayload = UNSET
     with_vector: WithVector = UNSET
-    shard_key: Any = UNSET
+    shard_key: ShardKeysIn = UNSET
 
 
 class SearchBatch(RequestBody):

@@ -1,5 +1,6 @@
 """Filters: what passes, what is refused and where, and that SQL agrees with `matches`."""
 
+import contextlib
 import sqlite3
 import uuid
 
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.filter_nodes import HasKey, with_keyed_ids
 from storage.filter_sql import to_sql
 from storage.filter_time import read_time
 from storage.filters import Filter, FilterError, matches, parse_filter
-from storage.ids import encode_id
+from storage.ids import encode_id, key_bytes, keyed_id
+from storage.records import RECORDS_BY_KEY, RECORDS_SCHEMA
 
 NAMES = ["a", "b", "with.dot", "two words", "back\\slash", "tab\t", "é", "", "$"]
 TEXTS = ["", "x", "xy", 'say "x"', "back\\slash", "ü\n", "null", "1", "[1]", '{"a":1}', "true"]
@@ -142,6 +145,71 @@ def passing(raw, points):
 def test_sql_agrees_with_matches(raw, points):
     """Whatever the filter and the payloads, SQL answers 1 where `matches` holds, and else 0."""
     passing(raw, points)
+
+
+shard_keys = st.sampled_from([0, 3, "0", "a", "ab"])
+Keyed = tuple[int, int | str, dict[str, object]]
+"""An id, its key, a payload."""
+ROW = "INSERT INTO records VALUES (?, ?, ?, 1, ?, 0, 0, NULL, x'00')"
+
+
+def passing_under_keys(raw, points, keys=None):
+    """Return the positions of the points with keys that pass and are under one of `keys`."""
+    adapted = with_keyed_ids(parse_filter(raw), 7)
+    if keys is not None:
+        wanted = HasKey(tuple(map(key_bytes, keys)))
+        adapted = msgspec.structs.replace(adapted, must=(wanted, *adapted.must))
+    sql = to_sql(adapted)
+    rows = [
+        (keyed_id(encode_id(point), key_bytes(key)), orjson.dumps(payload).decode())
+        for point, key, payload in points
+    ]
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(RECORDS_SCHEMA + RECORDS_BY_KEY)
+        for seq, (identity, payload) in enumerate(rows):
+            connection.execute(ROW, (seq, 7, identity, payload))
+            connection.execute(ROW, (seq + 1000, 8, identity, payload))
+        judged = connection.execute(
+            f"SELECT ({sql.where}) FROM records WHERE collection = 7 ORDER BY seq", sql.parameters
+        )
+        verdicts = [verdict for (verdict,) in judged]
+        query = f"SELECT seq FROM records WHERE collection = 7 AND ({sql.where})"
+        found = {seq for (seq,) in connection.execute(query, sql.parameters)}
+    expected = [matches(adapted, point, payload, key) for point, key, payload in points]
+    assert verdicts == list(map(int, expected))
+    assert found == {seq for seq, verdict in enumerate(verdicts) if verdict}
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    filters(),
+    st.lists(
+        st.tuples(ids, shard_keys, payloads),
+        min_size=1,
+        max_size=6,
+        unique_by=lambda each: (each[0], str(each[1]), type(each[1])),
+    ),
+    st.none() | st.lists(shard_keys, min_size=1, max_size=2),
+)
+def test_sql_agrees_with_matches_under_keys(raw, points, keys):
+    """The same where points have keys, with and without a choice of keys."""
+    canonical = [
+        (point, key, orjson.loads(orjson.dumps(payload, option=orjson.OPT_SORT_KEYS)))
+        for point, key, payload in points
+    ]
+    passing_under_keys(raw, canonical, keys)
+
+
+def test_ids_are_found_under_every_key():
+    """A list of ids means the ids, whatever their key; a choice of keys leaves theirs."""
+    points: list[Keyed] = [(n, key, {}) for n in (0, 1, 255, 256) for key in ("a", "b", 7)]
+    raw = {"must": {"has_id": [255, 0]}}
+
+    assert passing_under_keys(raw, points) == {0, 1, 2, 6, 7, 8}
+    assert passing_under_keys(raw, points, ["b"]) == {1, 7}
+    assert passing_under_keys({}, points, [7, "a"]) == {0, 2, 3, 5, 6, 8, 9, 11}
+    assert passing_under_keys({"must_not": {"has_id": [1]}}, points, ["c"]) == set()
 
 
 @settings(deadline=None)
@@ -286,6 +354,13 @@ def nested(leaf, levels, clause="must"):
 def test_the_deepest_filter_runs(clause, test):
     """SQLite's parser has room for any condition at the deepest level."""
     passing(nested({"key": 'at[]."\\"', **test}, 16, clause), POINTS)
+
+
+@pytest.mark.parametrize("clause", ["must", "should", "must_not", "min_should"])
+def test_the_deepest_filter_runs_under_keys(clause):
+    """A list of ids at the deepest level, and a choice of keys beside it all."""
+    points: list[Keyed] = [(n, key, {}) for n in (1, 2) for key in ("a", "b")]
+    passing_under_keys(nested({"has_id": [1]}, 16, clause), points, ["a", 3])
 
 
 def test_the_largest_filters_run():

@@ -1,6 +1,7 @@
 """Rows, payloads and hashes, below the state machine."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,11 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.ids import encode_id, is_canonical
+from storage.filter_nodes import Filter, HasKey, HasKeyedId
+from storage.filter_sql import SqlFilter, to_sql
+from storage.ids import encode_id, is_canonical, key_bytes
 from storage.payloads import canonical_payload, merging, removing, replacing
 from storage.record_hash import SetHash, row_digest, tombstone_digest
 from storage.record_reads import IndexRow, RecordReads
-from storage.records import RECORDS_SCHEMA, RecordWriter, Stamp, Written, recompute_hash
+from storage.records import (
+    RECORDS_BY_KEY,
+    RECORDS_SCHEMA,
+    RecordWriter,
+    Stamp,
+    Written,
+    recomputed_hash,
+)
 from storage.state_file import StateFile
 
 VECTOR = np.array([1.0, 2.0], "<f4").tobytes()
@@ -66,7 +76,7 @@ def delete(state: StateFile, version: int, numbers: list[int], collection: int =
 def state_hash(state: StateFile) -> bytes:
     with state.reader() as connection:
         kept = RecordWriter(connection).state_hash()
-        assert recompute_hash(connection) == kept
+        assert recomputed_hash(connection).digest() == kept
     return kept
 
 
@@ -189,6 +199,27 @@ def test_conditions_select(state: StateFile) -> None:
     assert {row.id for row in rows} == set(ids(1, 2, 3))
     assert len(reads.matching(1, red, 2)) == 2
     assert len(reads.matching(9, red)) == 0
+
+
+def test_points_of_a_key_are_found_by_an_index() -> None:
+    """Neither counting, nor a page, nor a choice of ids goes through what other keys have."""
+    by_key = to_sql(Filter(must=(HasKey((key_bytes("a"),)),)))
+    by_id = to_sql(Filter(must=(HasKeyedId(1, (encode_id(5),)),)))
+    select = "EXPLAIN QUERY PLAN SELECT seq FROM records WHERE collection = 1 AND"
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(RECORDS_SCHEMA + RECORDS_BY_KEY)
+
+        def plan(chosen: SqlFilter) -> list[str]:
+            query = f"{select} ({chosen.where}) ORDER BY id LIMIT 5"
+            return [row[3] for row in connection.execute(query, chosen.parameters)]
+
+        assert plan(by_key) == [
+            "SEARCH records USING COVERING INDEX records_by_key (collection=? AND <expr>=?)"
+        ]
+        assert "SEARCH records USING COVERING INDEX records_by_id (collection=? AND id=?)" in (
+            plan(by_id)
+        )
+        assert any("collection=? AND id>? AND id<?" in step for step in plan(by_id))
 
 
 def test_index_reads(state: StateFile) -> None:

@@ -20,7 +20,7 @@ from cluster.write_commands import (
     unit_vectors,
     upsert_shares,
 )
-from storage.ids import encode_id
+from storage.ids import encode_id, key_bytes, keyed_id
 
 DOT = Collection(uid=7, name="things", dimension=3, distance="Dot")
 COSINE = Collection(uid=8, name="angles", dimension=3, distance="Cosine")
@@ -66,6 +66,29 @@ def test_no_command_exceeds_the_limit(sizes, by_content):
     ]
 
     assert max(map(len, sealed)) <= splitting.command_bytes_max
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=40, unique=True), st.booleans())
+def test_identities_with_long_keys_fit_their_commands(ids, by_content):
+    """All points of a key go to its shard, in as many commands as their bytes need."""
+    key = key_bytes("\U0001f511" * 255)
+    splitting = SPLITTING._replace(by_content=by_content)
+    identities = [keyed_id(encode_id(each), key) for each in ids]
+    change = PayloadChange("merge", {"a": "x" * 500}, [])
+    upserts = upsert_shares(DOT, [point(each) for each in ids], splitting, key)
+    deletes = delete_shares(7, identities, splitting)
+    changes = payload_shares(7, identities, change, splitting)
+    sealed = [
+        (share.shard, seal_command(request_id, 2**53, body))
+        for share in (*upserts, *deletes, *changes)
+        for request_id, body in share.parts
+    ]
+    written = [write.id for _, each in commands(upserts) for write in each.body.points]
+    deleted = [each for _, part in commands(deletes) for each in part.body.ids]
+
+    assert {shard for shard, _ in sealed} == {shard_of(key, 3)}
+    assert max(len(raw) for _, raw in sealed) <= splitting.command_bytes_max
+    assert written == deleted == identities
 
 
 def test_a_small_share_is_one_command():
