@@ -1,0 +1,95 @@
+"""A node's part in checkpoints: it cuts through replicas that it holds, and sends the cuts.
+
+One shard at a time, so that what is spooled on the disk is never more than the largest shard; the
+cut on a thread, the sending on the event loop, which only moves bytes. A replica that does not
+keep up with its leader is refused: somebody else has a better one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.checkpoint_elements import GraphElements
+from cluster.checkpoint_methods import ShardWritten, WriteShard
+from cluster.errors import Unavailable
+from storage.checkpoint.cut import take_cut
+from storage.checkpoint.database import Database
+from storage.checkpoint.model import Manifest, Task
+from storage.checkpoint.spool import Spool
+from storage.checkpoint.writing import write_shard
+
+if TYPE_CHECKING:
+    from cluster.config import Config
+    from cluster.routing import ShardReplica
+    from cluster.surroundings import Surroundings
+
+
+@dataclass
+class ShardWriter:
+    """See the module. `replicas` are this node's, by shard, and may grow."""
+
+    config: Config
+    replicas: Mapping[int, ShardReplica]
+    surroundings: Surroundings
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self._folder: Path = self.config.data_dir / "checkpoint"
+        self._thread = self.surroundings.threads(1, "cut")
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def write(self, database: Database, request: WriteShard) -> ShardWritten:
+        """Write a shard of a checkpoint, from this node's replica.
+
+        Raises Unavailable when this node should not do it, and CheckpointError.
+        """
+        replica = self._replica(request.shard)
+        task = Task(
+            checkpoint=request.checkpoint,
+            cluster=request.cluster,
+            shard=request.shard,
+            epoch=request.epoch,
+            base_index=request.base_index,
+        )
+        async with self._turn:
+            spool = Spool(
+                self._folder, 2 * self.config.disk_free_bytes_min, self.surroundings.pause
+            )
+            try:
+                cut = await asyncio.get_running_loop().run_in_executor(
+                    self._thread,
+                    partial(take_cut, task, replica.machine.snapshot(), GraphElements(), spool),
+                )
+                return self._written(await write_shard(database, cut))
+            finally:
+                await asyncio.to_thread(spool.discard)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
+
+    def _replica(self, shard: int) -> ShardReplica:
+        replica = self.replicas.get(shard)
+        if replica is None or not replica.fresh(self.config.max_staleness_ms):
+            raise Unavailable(f"{self.config.node_id} has no fresh replica of shard {shard}")
+        return replica
+
+    def _written(self, manifest: Manifest) -> ShardWritten:
+        counts = manifest.counts
+        return ShardWritten(
+            manifest.shard,
+            self.config.node_id,
+            manifest.applied_index,
+            manifest.state_hash.hex(),
+            counts.records,
+            counts.tombstones,
+            counts.nodes,
+            counts.hyperedges,
+            manifest.rows_written,
+        )

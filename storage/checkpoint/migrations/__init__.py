@@ -1,0 +1,1 @@
+"""The schema in Postgres, as numbered SQL scripts."""
