@@ -104,6 +104,7 @@ class Computer:
         return Surroundings(
             clock=process.clock,
             wall_ms=self.wall_ms,
+            pause=lambda: None,
             random_bytes=process.rng.randbytes,
             threads=lambda count, name: Threads(process, count, name, self._delay_of(name)),
             log_disk=lambda _: self.disk,

@@ -22,9 +22,10 @@ from cluster.model import Record
 from cluster.raft.host import Ready
 from cluster.raft.messages import Append, from_wire
 from cluster.state_machine import Entry
-from storage.ids import decode_id
+from storage.ids import INTEGER_TAG, decode_id
 from tests.simulation.computer import Computer
 from tests.simulation.durable_log import DurableLog
+from tests.simulation.graph_checkers import GraphCheckers
 from tests.simulation.states import SimulatedShard
 
 
@@ -56,6 +57,7 @@ class NodeCheckers:
         self.snapshots = self.acked = 0
         self.deaths: list[str] = []
         self.on_death: Callable[[Computer], object] = lambda _: None
+        self.graphs: GraphCheckers | None = None
         self.stalest_s = 0.0
         self.trace = hashlib.blake2b(digest_size=8)
 
@@ -106,12 +108,16 @@ class NodeCheckers:
         self._compare(node, machine)
         if isinstance(machine, SimulatedShard):
             self._take_effects(node, machine)
+            if self.graphs is not None:
+                self.graphs.applied(node, machine, entries)
 
     def installed(self, node: str, machine: Any) -> None:
         """A state that came as a snapshot is the state of that index, too."""
         self.snapshots += 1
         self.note("installed", node, machine.group, machine.position())
         self._compare(node, machine)
+        if self.graphs is not None and isinstance(machine, SimulatedShard):
+            self.graphs.compare_rows(node, machine)
 
     def _compare(self, node: str, machine: Any) -> None:
         index, digest = machine.hashed_index()
@@ -122,6 +128,8 @@ class NodeCheckers:
         """Learn what became of each record; a value takes effect at most once."""
         shard = machine.group - 1
         for change in machine.peek_changes():
+            if change.id[0] != INTEGER_TAG:
+                continue  # of a graph, or beside one
             record_id, value = int(decode_id(change.id)), None
             if change.vector is not None:
                 value = int(np.frombuffer(change.vector, "<f4")[0])

@@ -30,6 +30,7 @@ from tests.linearizability import Verdict, linearizable
 from tests.simulation.checkers import Violation
 from tests.simulation.clients import COLLECTION, Client, Ledger, NoAnswer, ask
 from tests.simulation.computer import Computer
+from tests.simulation.graph_world import GraphWorld
 from tests.simulation.network import Network
 from tests.simulation.node_checkers import NodeCheckers
 from tests.simulation.node_faults import Faults
@@ -81,6 +82,7 @@ class NodeWorld:
         self.clients = [self._client(number) for number in range(self.rng.randint(2, 6))]
         self.working: list[asyncio.Task[None]] = []
         self.faults.on_usurp = self._watch_closely
+        self.graphs = GraphWorld(seed, self.loop, self.computers, self.checkers)
         self.visitor = Process(self.loop, "visitor", random.Random(self.rng.getrandbits(64)))
 
     def _clock(self) -> float:
@@ -123,8 +125,8 @@ class NodeWorld:
             self.seed,
             self.checkers.trace.hexdigest(),
             self.faults.counts,
-            self.ledger.operations,
-            self.ledger.answered,
+            self.ledger.operations + self.graphs.ledger.operations,
+            self.ledger.answered + self.graphs.ledger.answered,
             self.checkers.acked,
             self.checkers.snapshots,
             sum(computer.boots for computer in self.computers),
@@ -142,7 +144,9 @@ class NodeWorld:
         """Stop every process, and let what they began unwind."""
         for computer in self.computers:
             computer.crash(power=False)
-        for process in (self.visitor, *(client.process for client in self.clients)):
+        of_clients = [client.process for client in self.clients]
+        of_graphs = [client.process for client in self.graphs.clients]
+        for process in (self.visitor, *of_clients, *of_graphs):
             process.end()
         for _ in range(20):
             await asyncio.sleep(0)
@@ -154,18 +158,24 @@ class NodeWorld:
         if self.rng.random() < 0.2:
             await self._be_hostile(self.rng.uniform(0.5, 4.0))
         await self._create_collection(self.computers[0], COLLECTION)
+        await self.graphs.create(self._insist)
         self.began_s = self.loop.now_s
         self.working = [client.process.start(client.run()) for client in self.clients]
+        self.working += self.graphs.start()
         await self._be_hostile(self.rng.choice((6.0, 12.0, 20.0)))
         await self._pass(self.rng.uniform(0.0, 2.0))
         for client in self.clients:
             client.stop = True
+        self.graphs.stop()
         for task in self.working:
             await self._until(task.done, 30.0, "a client does not end")
             task.result()
         await self._demand_liveness()
+        await self.graphs.demand_liveness(self._insist)
         await self._until(self._converged, LIVE_S, "the replicas do not converge")
         self._check_at_rest()
+        self.graphs.check_at_rest(self._machines())
+        self._raise_violation()
         self._check_histories()
 
     def _watch_closely(self, deposed: Computer) -> None:
