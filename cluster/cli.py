@@ -14,16 +14,21 @@ from typing import Annotated, Final
 
 import typer
 
+from cluster.commands.checkpoint import checkpoint
 from cluster.commands.config import config
 from cluster.commands.demo import demo
+from cluster.commands.graph import graph
 from cluster.commands.nodes import nodes
 from cluster.commands.output import show_failure
+from cluster.commands.postgres import postgres
+from cluster.commands.restore import restore
 from cluster.commands.search import search
 from cluster.commands.serve import serve
 from cluster.commands.shards import shards
 from cluster.commands.status import status
 from cluster.commands.store import store
 from cluster.commands.up import up
+from cluster.commands.verify import verify
 from cluster.commands.version import product_version, version
 from cluster.errors import CommandFailed
 
@@ -49,10 +54,13 @@ app = typer.Typer(
 for _panel, _commands in {
     "Run": (up, serve, demo),
     "Use": (store, search),
+    "Keep": (checkpoint, restore, verify),
     "Look": (status, nodes, shards, config, version),
 }.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
+app.add_typer(graph, rich_help_panel="Use")
+app.add_typer(postgres, rich_help_panel="Keep")
 
 
 def _print_version(asked: bool | None) -> None:  # noqa: FBT001 - typer calls it so

@@ -2,8 +2,8 @@
 
 It is the standard library's, because a command has to start quickly and needs one connection,
 not a pool. A `Client` belongs to one thread. It never repeats a request by itself: whether a
-request may be sent twice is known by its caller alone. The key travels in a header and is part
-of no message.
+request may be sent twice is known by its caller alone: a refusal tells what the node says about
+that. The API key travels in a header and is part of no message.
 """
 
 from __future__ import annotations
@@ -22,10 +22,22 @@ DEFAULT_TIMEOUT_S: Final = 10.0
 HINTS: Final = {
     "unauthorized": "set RECOLLECT_API_KEY, or pass --api-key",
     "collection_not_found": "`recollect status` lists the collections",
+    "graph_not_found": "`recollect graph list` lists the graphs",
     "not_ready": "wait a moment; `recollect nodes` says which nodes are up",
     "shards_unavailable": "`recollect nodes` says which nodes are down",
-    "embedding_space_mismatch": "search this collection with vectors of its own embedding",
+    "embedding_space_mismatch": "search it with vectors of its own embedding",
 }
+
+
+class Refused(CommandFailed):
+    """A node refused the request, with this status; `field` is what it found fault with.
+
+    `retry_after_s`: when the request may be repeated.
+    """
+
+    status = 0
+    field = ""
+    retry_after_s: float | None = None
 
 
 class Client:
@@ -78,13 +90,20 @@ class Client:
         """Return the `result` of a POST."""
         return self.request("POST", path, body)
 
-    def request(self, method: str, path: str, body: Any = None) -> Any:
+    def delete(self, path: str) -> Any:
+        """Return the `result` of a DELETE."""
+        return self.request("DELETE", path)
+
+    def request(
+        self, method: str, path: str, body: Any = None, *, idempotency_key: str = ""
+    ) -> Any:
         """Send one request and return the `result` of its envelope.
 
         Raises:
-            CommandFailed: nobody answers (`no_answer`, retryable), or the node refused it.
+            CommandFailed: nobody answers (`no_answer`, retryable); Refused when the node refused.
         """
-        status, raw = self._exchange(method, path, body)
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        status, retry_after, raw = self._exchange(method, path, body, headers)
         try:
             envelope = orjson.loads(raw)
         except orjson.JSONDecodeError:
@@ -96,11 +115,13 @@ class Client:
                 code="foreign_answer",
             )
         if status >= 400:
-            raise _refusal(status, envelope)
+            raise _refusal(status, retry_after, envelope)
         return envelope.get("result")
 
-    def _exchange(self, method: str, path: str, body: Any) -> tuple[int, bytes]:
-        headers = dict(self._headers)
+    def _exchange(
+        self, method: str, path: str, body: Any, more: dict[str, str]
+    ) -> tuple[int, str | None, bytes]:
+        headers = {**self._headers, **more}
         content = None
         if body is not None:
             content = orjson.dumps(body)
@@ -108,7 +129,7 @@ class Client:
         try:
             self._connection.request(method, self._prefix + path, content, headers)
             answer = self._connection.getresponse()
-            return answer.status, answer.read()
+            return answer.status, answer.headers.get("Retry-After"), answer.read()
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise CommandFailed(
@@ -132,7 +153,7 @@ def _cause(error: Exception) -> str:
     return type(error).__name__
 
 
-def _refusal(status: int, envelope: dict[str, Any]) -> CommandFailed:
+def _refusal(status: int, retry_after: str | None, envelope: dict[str, Any]) -> Refused:
     detail = envelope.get("error")
     known = detail if isinstance(detail, dict) else {}
     outer = envelope.get("status")
@@ -142,9 +163,20 @@ def _refusal(status: int, envelope: dict[str, Any]) -> CommandFailed:
     message = str(sentence or f"the node answered {status}")
     if field and str(field) not in message:
         message = f"{field}: {message}"
-    return CommandFailed(
+    refused = Refused(
         message,
         hint=HINTS.get(code, ""),
         code=code,
         retryable=bool(known.get("retryable", False)),
     )
+    refused.status, refused.field = status, str(field or "")
+    refused.retry_after_s = _seconds(retry_after)
+    return refused
+
+
+def _seconds(text: str | None) -> float | None:
+    """Return the seconds of a Retry-After; a date, which no node sends, counts as nothing."""
+    try:
+        return None if text is None else max(0.0, float(text))
+    except ValueError:
+        return None

@@ -57,7 +57,7 @@ def docstrings(root: Path, files: list[Path]) -> Iterator[list[Docstring]]:
     seen: set[str] = set()
     for path in files:
         fresh = []
-        for found in _in_file(path, _module_name(path.relative_to(root))):
+        for found in _in_file(path, module_name(path.relative_to(root))):
             if found.text not in seen and _is_prose(found.text):
                 seen.add(found.text)
                 fresh.append(found)
@@ -81,15 +81,27 @@ def _is_prose(text: str) -> bool:
     return storable and len(text.split()) >= WORDS_MIN
 
 
-def _in_file(path: Path, module: str) -> Iterator[Docstring]:
+def syntax_tree(path: Path) -> ast.Module | None:
+    """Return what a file says, without running it; None when it does not parse."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(path.read_bytes())
+            return ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):
-        return
-    yield from _of(tree, module, "", "module")
-    yield from _within(tree, module, prefix="", in_class=False)
+        return None
+
+
+def module_name(path: Path) -> str:
+    """Return the dotted name of the module in a file, its path relative to the library."""
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def _in_file(path: Path, module: str) -> Iterator[Docstring]:
+    tree = syntax_tree(path)
+    if tree is not None:
+        yield from _of(tree, module, "", "module")
+        yield from _within(tree, module, prefix="", in_class=False)
 
 
 def _within(
@@ -113,8 +125,3 @@ def _of(
     text = (ast.get_docstring(node) or "").strip()
     if text:
         yield Docstring(module, name, kind, opening(text))
-
-
-def _module_name(path: Path) -> str:
-    parts = path.with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)

@@ -9,7 +9,8 @@ from typing import cast
 
 class Node(http.server.ThreadingHTTPServer):
     """Answers from `answers`: (method, path) -> a list of (status, result or error), the last
-    one for good. `asked` has the requests as (method, path, body, headers)."""
+    one for good; an error's `sentence` and `retry_after`, a header, are sent beside it. `asked`
+    has the requests as (method, path, body, headers)."""
 
     daemon_threads = True
 
@@ -38,6 +39,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         status, value = (404, {"code": "not_found"}) if known is None else known[0]
         if known and len(known) > 1:
             known.pop(0)
+        value = value if status == 200 else dict(value)
+        retry_after = None if status == 200 else value.pop("retry_after", None)
         envelope = (
             {"result": value, "status": "ok", "time": 0.0}
             if status == 200
@@ -46,10 +49,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         raw = json.dumps(envelope).encode()
         self.send_response_only(status)
         self.send_header("Content-Length", str(len(raw)))
+        if retry_after is not None:
+            self.send_header("Retry-After", retry_after)
         self.end_headers()
         self.wfile.write(raw)
 
-    do_GET = do_POST = do_PUT = handle_any  # noqa: N815 - the library looks for these names
+    # the library looks for these names
+    do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815
 
 
 @contextmanager

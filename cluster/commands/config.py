@@ -15,7 +15,7 @@ from cluster.commands.options import Json
 from cluster.commands.output import show, show_json, table
 from cluster.config import Config
 
-SECRETS: Final = frozenset({"api_key", "peer_secret", "embedding_api_key"})
+SECRETS: Final = frozenset(item.name for item in fields(Config) if item.metadata.get("secret"))
 
 
 def config(

@@ -95,15 +95,18 @@ class TestTheWhole:
     def test_commands(self):
         """The commands are those that the documents name."""
         assert COMMANDS == [
+            "checkpoint",
             "config",
             "demo",
             "nodes",
+            "restore",
             "search",
             "serve",
             "shards",
             "status",
             "store",
             "up",
+            "verify",
             "version",
         ]
 
