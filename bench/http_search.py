@@ -8,17 +8,10 @@ per second. DIR holds vectors.f16.npy, queries.f16.npy and neighbors.i32.npy.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import http.client
 import json
 import os
-import random
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,33 +23,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench import load
-from cluster.ports import free_base
+from bench.nodes import running
 
 BATCH = 500
-
-
-@contextlib.contextmanager
-def one_node() -> Iterator[int]:
-    """Run a single-node cluster; gives the port of its HTTP API."""
-    folder = tempfile.mkdtemp(prefix="recollect-bench-")
-    port = free_base(1, random.Random())
-    words = ["up", "--nodes", "1", "--data", folder, "--port", str(port)]
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "cluster.cli", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip() == "Ready":
-                break
-        yield port + 1
-    finally:
-        process.terminate()
-        process.wait(30)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def call(port: int, method: str, path: str, body: Any = None) -> Any:
@@ -169,7 +138,7 @@ def main() -> None:
     table = Table(title=f"{len(vectors):,} x {vectors.shape[1]}, k={options.limit}, Cosine")
     for column in ("system", "recall", "searches/s", "p50 ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "system" else "right")
-    with one_node() as port:
+    with running(1) as (port,):
         rate = store(port, vectors, 2)
         seconds = until_green(port, len(vectors))
         requests = searches(queries, options.limit)

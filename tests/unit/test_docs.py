@@ -5,6 +5,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from cluster.api.app import ROUTES
 from cluster.cli import app
@@ -51,7 +53,8 @@ def error_classes(kind=RecollectError):
 
 def route_of(method, path):
     plain = re.sub(r"\{(\w+)(?::(?:[^{}]|\{[^{}]*\})*)?\}", r"{\1}", path)
-    return f"{method} {plain.replace('{collection_name}', '{name}')}"
+    plain = plain.replace("{collection_name}", "{name}").replace("{graph_name}", "{name}")
+    return f"{method} {plain}"
 
 
 def test_settings_table_is_the_source():
@@ -92,7 +95,9 @@ def test_every_error_is_described():
 
 def test_commands_exist():
     """Every `recollect ...` in the documents is a command, and every command occurs in them."""
-    known = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    whole = get_command(app)
+    assert isinstance(whole, TyperGroup)
+    known = set(whole.commands)
     named = set(re.findall(r"(?:`|bin/|^)recollect ([a-z]+)", everything(), re.MULTILINE))
 
     assert named == known
