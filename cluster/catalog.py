@@ -85,23 +85,23 @@ class Catalog:
 
         Raises CollectionExists when one of that name differs, or, if it `must_be_new`, exists.
         """
-        result = await self._propose(wanted, f"create/{wanted.name}", options)
+        result = await self.propose(wanted, f"create/{wanted.name}", options)
         if result.error == "collection_exists":
             text = f"collection '{wanted.name}' exists with other parameters"
             raise CollectionExists(text, field="collection_name")
-        _raise_refusal(result)
+        raise_refusal(result)
         if must_be_new and result.affected == 0:
             text = f"collection '{wanted.name}' already exists"
             raise CollectionExists(text, field="collection_name")
-        await self._show(result.version, options.deadline_s)
+        await self.show(result.version, options.deadline_s)
         await self._fence(wanted.name, options.deadline_s)
         return await self.collection(wanted.name, options)
 
     async def drop(self, name: str, options: Options) -> bool:
         """Take a collection's name away; return whether there was one."""
-        result = await self._propose(DropCollection(name), f"drop/{name}", options)
-        _raise_refusal(result)
-        await self._show(result.version, options.deadline_s)
+        result = await self.propose(DropCollection(name), f"drop/{name}", options)
+        raise_refusal(result)
+        await self.show(result.version, options.deadline_s)
         await self._fence(name, options.deadline_s)
         return result.affected > 0
 
@@ -123,7 +123,7 @@ class Catalog:
             await self.catch_up(options.deadline_s)
         wanted = options.session.indexes.get(SEEN_METADATA, 0)
         if wanted > self.routing.view().applied_index:
-            await self._show(wanted, options.deadline_s)
+            await self.show(wanted, options.deadline_s)
             if wanted > self.routing.view().applied_index:
                 raise Unavailable("the catalogue has not reached what the session token has seen")
 
@@ -140,7 +140,7 @@ class Catalog:
         purged = 0
         for collection in view.dropping:
             deadline_s = self.routing.deadline_after(self.routing.config.request_timeout_ms)
-            purged += await self._purge(collection.uid, view.shards, deadline_s)
+            purged += await self._purge(collection, view.shards, deadline_s)
         return purged
 
     def register(self) -> None:
@@ -153,10 +153,11 @@ class Catalog:
         view = self.routing.view()
         for collection in view.dropping:
             if collection.name == name:
-                await self._purge(collection.uid, view.shards, until_s)
+                await self._purge(collection, view.shards, until_s)
 
-    async def _purge(self, uid: int, shards: int, deadline_s: float) -> bool:
-        body = encode_body(DropRows(uid))
+    async def _purge(self, collection: Collection, shards: int, deadline_s: float) -> bool:
+        uid = collection.uid
+        body = encode_body(DropRows(uid, collection.name))
         propose = self.leaders.propose
         outcomes = await fan_out(
             [propose(shard, f"purge/{uid}:{shard}", body, deadline_s) for shard in range(shards)]
@@ -167,14 +168,16 @@ class Catalog:
         (purged,) = await fan_out([propose(METADATA_GROUP, f"purge/{uid}", purge, deadline_s)])
         return not isinstance(purged, RecollectError)
 
-    async def _propose(self, body: MetadataBody, what: str, options: Options) -> Result:
+    async def propose(self, body: MetadataBody, what: str, options: Options) -> Result:
+        """Return what a command gives in the metadata group's log; `what` names it among those of
+        one request."""
         request_id = f"{what}:{options.request_id or self.request_ids()}"
         if options.request_digest:
             request_id += DIGEST_MARK + options.request_digest
         encoded = msgspec.msgpack.encode(body)
         return await self.leaders.propose(METADATA_GROUP, request_id, encoded, options.deadline_s)
 
-    async def _show(self, index: int, deadline_s: float) -> None:
+    async def show(self, index: int, deadline_s: float) -> None:
         """Wait until this node's view reflects an index of the metadata group."""
         metadata = self.routing.metadata
         if metadata is None:
@@ -200,7 +203,8 @@ class Catalog:
         return self.routing.view()
 
 
-def _raise_refusal(result: Result) -> None:
+def raise_refusal(result: Result) -> None:
+    """Raise what a command of the metadata group was refused with, if it was."""
     if result.error == "request_id_reused":
         raise IdempotencyKeyReused
     if result.error == "not_ready":

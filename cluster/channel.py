@@ -15,9 +15,16 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from cluster.errors import DeadlineExceeded, Overloaded, RecollectError, Unavailable
+from cluster.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    Overloaded,
+    PayloadTooLarge,
+    RecollectError,
+    Unavailable,
+)
 from cluster.peer import decode_error, encode_error
-from cluster.raft.tcp import CALL, REPLY, PeerPort
+from cluster.raft.tcp import CALL, REPLY, FrameTooLarge, PeerPort
 
 log = logging.getLogger("recollect.peer")
 
@@ -63,7 +70,8 @@ class CallChannel:
     async def call(self, node: str, method: str, body: Any, deadline_s: float) -> Any:
         """Return the answer of `node`.
 
-        Raises Unavailable, DeadlineExceeded, Overloaded, or what the handler raised over there.
+        Raises Unavailable, DeadlineExceeded, Overloaded, or what the handler raised over there;
+        PayloadTooLarge or BadRequest when the question or the answer is too large to travel.
         """
         if len(self._waiting) >= CALLS_MAX:
             raise Overloaded("too many calls to other nodes are under way")
@@ -76,6 +84,8 @@ class CallChannel:
                 raise Unavailable(f"{node} is not connected")
             async with asyncio.timeout(max(0.0, deadline_s - self._clock())):
                 return await future
+        except FrameTooLarge as error:
+            raise PayloadTooLarge(f"the request is too large for other nodes: {error}") from None
         except TimeoutError:
             raise DeadlineExceeded(f"{node} did not answer {method} in time") from None
         finally:
@@ -91,7 +101,11 @@ class CallChannel:
         except Exception as error:  # one bad call must not end the connection
             log.exception("call %s from %s failed", method, peer)
             reply = (number, False, encode_error(error))
-        self._port.send(peer, REPLY, reply)
+        try:
+            self._port.send(peer, REPLY, reply)
+        except FrameTooLarge as error:
+            refusal = BadRequest(f"the answer is too large: {error}; ask for less")
+            self._port.send(peer, REPLY, (number, False, encode_error(refusal)))
 
     def _replied(self, peer: str, content: Any) -> None:
         number, good, value = content

@@ -4,6 +4,8 @@ A command carries everything its application needs (collection uid, dimension, r
 normalised vectors, the leader's clock), because apply reads nothing but its own shard. Encoded
 as tagged msgpack arrays; decoding validates types and refuses unknown tags.
 
+Points and a graph that lie in one shard may change in one command, a `Transaction`.
+
 A record's version is the index of the entry that last wrote it; a condition compares it: None, no
 condition; 0, the record must not exist; N, it must have exactly version N. When one does not hold,
 nothing of the command is applied and its result is `version_conflict`.
@@ -17,6 +19,8 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import msgspec
+
+from graph.model import GraphChanges
 
 DIGEST_MARK: Final = "\x1f"
 
@@ -72,9 +76,40 @@ class DropCollection(msgspec.Struct, array_like=True, frozen=True, tag="drop"):
     """Forget a collection's rows; later commands for its uid fail with `collection_dropped`."""
 
     collection: int
+    name: str = ""
+    """What the collection was called, for who follows the changes; "" when it is not known."""
 
 
-Body = Upsert | Delete | SetPayload | DropCollection
+class Transaction(msgspec.Struct, array_like=True, frozen=True, tag="transaction"):
+    """Changes of points and of one graph, all or nothing; points first.
+
+    `graph` is the graph's number, 0 when no graph is changed. `if_version` is a condition on the
+    whole graph: that it was last changed by that entry, 0: that it never was. `dimension` is that
+    of vectors of nodes and edges.
+    """
+
+    points: list[Upsert | Delete]
+    graph: int = 0
+    changes: GraphChanges = GraphChanges()
+    dimension: int = 0
+    if_version: int | None = None
+
+
+class DropGraph(msgspec.Struct, array_like=True, frozen=True, tag="drop_graph"):
+    """Forget a graph; later commands for it fail with `collection_dropped`."""
+
+    graph: int
+
+
+Body = Upsert | Delete | SetPayload | DropCollection | Transaction | DropGraph
+
+
+def uids_of(body: Body) -> list[int]:
+    """Return the numbers of the collections and the graph that a body is about."""
+    if isinstance(body, Transaction):
+        graph = [body.graph] if body.graph else []
+        return [each.collection for each in body.points] + graph
+    return [body.graph] if isinstance(body, DropGraph) else [body.collection]
 
 
 class Command(msgspec.Struct, array_like=True, frozen=True):
@@ -86,7 +121,12 @@ class Command(msgspec.Struct, array_like=True, frozen=True):
 
 
 class VersionFound(msgspec.Struct, array_like=True, frozen=True):
-    """The first record that did not fit its condition: canonical id, and version; 0: absent."""
+    """What stood in a command's way.
+
+    For `version_conflict` the first record that did not fit its condition: canonical id, and
+    version; 0: absent. Or the graph: an empty id, and its version. For `node_missing` and
+    `node_in_use` the node.
+    """
 
     id: bytes
     version: int
@@ -96,8 +136,8 @@ class Result(msgspec.Struct, array_like=True, frozen=True):
     """What applying a command gave. `error` is a stable code, or None.
 
     `version` is the shard index at which the command took effect: for a repeated request id the
-    first one. `affected` counts points written, changed or deleted. `found` explains a
-    `version_conflict`.
+    first one. `affected` counts points, nodes and edges written, changed or deleted. `found`
+    explains `version_conflict`, `node_missing` and `node_in_use`.
     """
 
     version: int
@@ -111,6 +151,9 @@ class KeptResult(Result, array_like=True, frozen=True):
 
     digest: str = ""
 
+
+_LARGE_EFFECTS: Final = (b"drop", b"transaction")
+"""Parts of the tags of commands whose size says little; other commands may have them by chance."""
 
 _command_decoder = msgspec.msgpack.Decoder(Command)
 _kept_decoder = msgspec.msgpack.Decoder(KeptResult)
@@ -135,6 +178,19 @@ def seal_command(request_id: str, now_ms: int, body: bytes) -> bytes:
 def decode_command(raw: bytes) -> Command:
     """Read a command back; raises msgspec.ValidationError or DecodeError on foreign bytes."""
     return _command_decoder.decode(raw)
+
+
+def may_take_long(raw: bytes) -> bool:
+    """Return whether a command, however small it is, may change very much."""
+    if not any(mark in raw for mark in _LARGE_EFFECTS):
+        return False
+    try:
+        body = decode_command(raw).body
+    except msgspec.MsgspecError:
+        return False
+    if isinstance(body, Transaction):
+        return bool(body.changes.delete_nodes)
+    return isinstance(body, DropCollection | DropGraph)
 
 
 def name_and_digest(request_id: str) -> tuple[str, str]:

@@ -20,6 +20,11 @@ def _setting(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+def _secret(text: str) -> Any:
+    """Return a setting that no log and no error shows."""
+    return field(default="", repr=False, metadata={"help": text, "secret": True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A node's settings. Each field is read from `RECOLLECT_<NAME IN CAPITALS>`."""
@@ -36,8 +41,8 @@ class Config:
     http_port: int = _setting(5001, "port of the HTTP API")
     peer_host: str = _setting("127.0.0.1", "address the peer port listens on")
     http_nodes: str = _setting("", "name=host:port of every node's HTTP API, shown to clients")
-    api_key: str = _setting("", "key that every route but /healthz asks for")
-    peer_secret: str = _setting("", "secret shared by the nodes; keys the frames' MAC")
+    api_key: str = _secret("key that every route but /healthz asks for")
+    peer_secret: str = _secret("secret shared by the nodes; keys the frames' MAC")
     insecure: bool = _setting(
         default=False, text="allow a non-loopback address without key and secret"
     )
@@ -77,9 +82,17 @@ class Config:
         "entries of a shard's log, whatever the clocks say; fixed when the cluster is formed",
     )
 
+    checkpoint_url: str = _secret(
+        "Postgres that checkpoints go to, postgresql://user:password@host/database; empty: nowhere"
+    )
+    checkpoint_interval_s: int = _setting(
+        3600, "time from one checkpoint to the next; 0: only on demand"
+    )
+    checkpoints_kept: int = _setting(24, "finished checkpoints that are kept")
+
     embedding_url: str = _setting("", "OpenAI-style /v1/embeddings endpoint; empty: bundled model")
     embedding_model: str = _setting("", "model name sent to that endpoint")
-    embedding_api_key: str = _setting("", "key sent to that endpoint")
+    embedding_api_key: str = _secret("key sent to that endpoint")
     embedding_dimension: int = _setting(0, "dimension of that endpoint's vectors")
 
     def __post_init__(self) -> None:
@@ -106,6 +119,9 @@ class Config:
         self._require(
             self.segment_bytes >= 2 * self.command_bytes_max, "segment_bytes", "holds two commands"
         )
+
+        self._require(self.checkpoint_interval_s >= 0, "checkpoint_interval_s", "is not negative")
+        self._require(self.checkpoints_kept >= 1, "checkpoints_kept", "must be at least 1")
 
     @staticmethod
     def _require(holds: bool, name: str, text: str) -> None:  # noqa: FBT001

@@ -6,11 +6,13 @@
     │   └── EmbeddingSpaceMismatch 400
     ├── Unauthorized 401
     ├── NotFound 404
-    │   └── CollectionNotFound 404
+    │   ├── CollectionNotFound 404
+    │   └── GraphNotFound 404
     ├── MethodNotAllowed 405
     ├── RequestTimeout 408 ─ the client stopped sending its request
     ├── Conflict 409
     │   ├── CollectionExists 409
+    │   ├── GraphConflict 409 ─ the graph is not as the change needs it
     │   └── VersionConflict 409 ─ `current_version` of `point`
     ├── PayloadTooLarge 413
     ├── UnsupportedMediaType 415
@@ -21,6 +23,7 @@
     │   ├── DeadlineExceeded
     │   ├── ShardsUnavailable ─ `shards` names them
     │   ├── NotReady
+    │   ├── CheckpointFailed ─ the database of checkpoints, or the way to it
     │   └── Overloaded
     └── StorageFull 507 ─ retryable once there is space
 
@@ -88,6 +91,12 @@ class CollectionNotFound(NotFound):
     code = "collection_not_found"
 
 
+class GraphNotFound(NotFound):
+    """No graph of that name."""
+
+    code = "graph_not_found"
+
+
 class MethodNotAllowed(RecollectError):
     """The route exists, but not with this method."""
 
@@ -108,6 +117,12 @@ class Conflict(RecollectError):
 
     status = 409
     code = "conflict"
+
+
+class GraphConflict(Conflict):
+    """A change would leave an edge without a node, or the graph is another than was expected."""
+
+    code = "graph_conflict"
 
 
 class CollectionExists(Conflict):
@@ -210,6 +225,12 @@ class NotReady(Unavailable):
     ) -> None:
         super().__init__(message, field=field)
         self.reasons = reasons
+
+
+class CheckpointFailed(Unavailable):
+    """A checkpoint could not be made or read; what was whole before is whole."""
+
+    code = "checkpoint_failed"
 
 
 class Overloaded(Unavailable):

@@ -102,8 +102,12 @@ class Formation:
             machine = await when_there_is_space(
                 partial(node.surroundings.shard, path, ttl_ms), f"shard {shard}"
             )
+            machine.graphs.pause = node.surroundings.pause
+            machine.graphs.later = node.on_graph_threads
             node.machines[shard] = machine
         await self._open_indexes(view)
+        for machine in node.machines.values():
+            await node.router.graphs.local.load(machine)
         for shard, machine in node.machines.items():
             members = tuple(view.shard_map[shard])
             node.shards[shard] = node.driver.add(shard + 1, members, machine)

@@ -8,25 +8,58 @@ snapshot, a start after a crash) is made equal by reconciliation against the sto
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from cluster.metadata import ClusterView, MetadataMachine
 from cluster.replica import Replica
 from cluster.shard import ShardMachine
 from cluster.state_machine import Change
+from storage.graph_rows import VECTORS
 from storage.index_set import IndexSet
 
 Row = tuple[int, int, bytes, bytes]
 """(seq, version, id, vector)."""
 
 
-class Indexing:
-    """Implements `cluster.raft.driver.Observer`. `machines` are the shards that this node holds."""
+class IndexShape(NamedTuple):
+    """What an index is made for, in the order in which `IndexSet.open` takes it."""
 
-    def __init__(self, indexes: IndexSet, machines: Mapping[int, ShardMachine]) -> None:
+    uid: int
+    dimension: int
+    distance: str
+    m: int = 16
+    ef_construct: int = 200
+
+
+def shapes(view: ClusterView) -> Iterator[IndexShape]:
+    """Yield the indexes of a cluster: one for each collection, two for a graph with vectors."""
+    for each in view.collections.values():
+        yield IndexShape(
+            each.uid, each.dimension, each.distance, each.hnsw_m, each.hnsw_ef_construct
+        )
+    for graph in view.graphs.values():
+        if graph.dimension:
+            for above in VECTORS.values():
+                yield IndexShape(graph.uid + above, graph.dimension, graph.distance)
+
+
+class Indexing:
+    """Implements `cluster.raft.driver.Observer`. `machines` are the shards that this node holds.
+
+    `load_graphs` begins to make a shard's graphs anew, elsewhere.
+    """
+
+    def __init__(
+        self,
+        indexes: IndexSet,
+        machines: Mapping[int, ShardMachine],
+        load_graphs: Callable[[ShardMachine], object] = lambda _: None,
+    ) -> None:
         self._indexes = indexes
         self._machines = machines
-        self._open: dict[int, str] = {}
+        self._load_graphs = load_graphs
+        self._open: set[int] = set()
 
     def applied(self, replica: Replica) -> None:
         """A batch was committed."""
@@ -43,35 +76,29 @@ class Indexing:
             self.follow(machine.view)
             return
         machine.take_changes()
-        for uid in self._open:
+        for uid in sorted(self._open):
             self._reconcile(uid, replica.shard, machine)
+        self._load_graphs(machine)
 
     def follow(self, view: ClusterView | None) -> None:
         """Open the indexes of collections that appeared, drop those of collections that went."""
         if view is None:
             return
-        live = {collection.uid: collection for collection in view.collections.values()}
-        for uid in [uid for uid in self._open if uid not in live]:
-            del self._open[uid]
+        live = {each.uid: each for each in shapes(view)}
+        for uid in [uid for uid in sorted(self._open) if uid not in live]:
+            self._open.discard(uid)
             self._indexes.drop(uid)
-        for uid, collection in sorted(live.items()):
+        for uid, shape in sorted(live.items()):
             if uid not in self._open:
-                self._indexes.open(
-                    uid,
-                    collection.dimension,
-                    collection.distance,
-                    collection.hnsw_m,
-                    collection.hnsw_ef_construct,
-                    hidden=True,
-                )
+                self._indexes.open(*shape, hidden=True)
                 for shard, machine in sorted(self._machines.items()):
                     self._reconcile(uid, shard, machine)
-                self._open[uid] = collection.name
+                self._open.add(uid)
                 self._indexes.show(uid)
 
     def shard_opened(self, shard: int) -> None:
         """A shard's state was opened: its rows may be newer than the saved indexes."""
-        for uid in self._open:
+        for uid in sorted(self._open):
             self._reconcile(uid, shard, self._machines[shard])
 
     def _reconcile(self, uid: int, shard: int, machine: ShardMachine) -> None:

@@ -94,7 +94,7 @@ class Leaders:
                 own.learn_commit(done.result.version, done.term)
             return done.result
 
-        return await self._at_leader(group, ask, deadline_s)
+        return await self.change_at_leader(group, ask, deadline_s)
 
     async def read_index(self, group: int, deadline_s: float) -> int:
         """Return an index such that a read at it sees all that was acknowledged before the call.
@@ -113,7 +113,7 @@ class Leaders:
     async def ask_leader(self, group: int, ask: Ask[ValueType], deadline_s: float) -> ValueType:
         """Return what `ask` reads at the group's leader; raises Unavailable or DeadlineExceeded."""
         try:
-            return await self._at_leader(group, ask, deadline_s)
+            return await self.change_at_leader(group, ask, deadline_s)
         except OutcomeUnknown as error:
             raise DeadlineExceeded(error.message) from error
 
@@ -156,8 +156,10 @@ class Leaders:
             raise NotLeader(f"{self._routing.me} has no replica")
         return replica
 
-    async def _at_leader(self, group: int, ask: Ask[ValueType], deadline_s: float) -> ValueType:
-        """Return what `ask` returns at the leader.
+    async def change_at_leader(
+        self, group: int, ask: Ask[ValueType], deadline_s: float
+    ) -> ValueType:
+        """Return what `ask`, which may change something there, returns at the leader.
 
         Raises at the deadline: OutcomeUnknown when some attempt may have taken effect, else
         Unavailable. Raises at once what another attempt would not change.

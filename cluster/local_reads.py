@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 import numpy as np
@@ -49,7 +50,8 @@ class ReadKind(Generic[QueryType, FoundType]):
     """A read that any node can do over some shards: how it travels, and how it is done here."""
 
     method: Method[ShardRead[QueryType], ShardAnswer[FoundType]]
-    perform: Callable[[Machines, QueryType], Awaitable[FoundType]]
+    perform: Callable[[Machines, QueryType, float], Awaitable[FoundType]]
+    """Takes the time, on this node's clock, after which nobody waits for the answer any more."""
 
 
 class LocalReads:
@@ -70,10 +72,10 @@ class LocalReads:
 
     def register(self) -> None:
         """Answer other nodes' reads."""
-        self._serve(self.search)
-        self._serve(self.page)
-        self._serve(self.count)
-        self._serve(self.fetch)
+        self.serve(self.search)
+        self.serve(self.page)
+        self.serve(self.count)
+        self.serve(self.fetch)
 
     def serves_all(self, shards: int, max_staleness_ms: int | None) -> bool:
         """Return whether every shard has a fresh replica on this node."""
@@ -115,12 +117,14 @@ class LocalReads:
         machines = {shard: replicas[shard].machine for shard in read.shards if shard not in refused}
         if not machines:
             return ShardAnswer(refused)
-        found = await kind.perform(machines, read.query)
+        found = await kind.perform(machines, read.query, deadline_s)
         reflected: dict[int, int] = {}
         self.note(reflected, machines)
         return ShardAnswer(refused, found, reflected)
 
-    def _serve(self, kind: ReadKind[QueryType, FoundType]) -> None:
+    def serve(self, kind: ReadKind[QueryType, FoundType]) -> None:
+        """Answer other nodes' reads of one kind."""
+
         async def handler(read: ShardRead[QueryType]) -> ShardAnswer[FoundType]:
             return await self.answer(kind, read, self._routing.deadline_after(read.timeout_ms))
 
@@ -144,7 +148,9 @@ class LocalReads:
                 return f"has not reached index {required}"
         return None
 
-    async def _nearest(self, machines: Machines, query: Nearest) -> list[FoundHit]:
+    async def _nearest(
+        self, machines: Machines, query: Nearest, _deadline_s: float
+    ) -> list[FoundHit]:
         index = self._indexes.get(query.collection)
         if index is None:
             # The rows may be here before this node has heard of their collection.
@@ -152,14 +158,15 @@ class LocalReads:
         plain = query.filter is None and not query.exact
         if plain and len(machines) == len(self._routing.replicas):
             vector = np.frombuffer(query.vector, "<f4")
-            return await self._lanes.nearest(index, vector, query.limit, query.ef, found_hits)
+            finish = partial(found_hits, machines, query.collection)
+            return await self._lanes.nearest(index, vector, query.limit, query.ef, finish)
         return await self._routing.run(local_queries.nearest, machines, query, index)
 
-    async def _page(self, machines: Machines, query: Page) -> list[FoundId]:
+    async def _page(self, machines: Machines, query: Page, _deadline_s: float) -> list[FoundId]:
         return await self._routing.run(local_queries.page, machines, query)
 
-    async def _count(self, machines: Machines, query: Count) -> int:
+    async def _count(self, machines: Machines, query: Count, _deadline_s: float) -> int:
         return await self._routing.run(local_queries.count, machines, query)
 
-    async def _fetch(self, machines: Machines, query: Fetch) -> Fetched:
+    async def _fetch(self, machines: Machines, query: Fetch, _deadline_s: float) -> Fetched:
         return await self._routing.run(local_queries.fetch, machines, query, self._limits)

@@ -1,20 +1,20 @@
-"""Group 0's state machine: what the cluster is, and which collections there are.
+"""Group 0's state machine: what the cluster is, and which collections and graphs there are.
 
 State is a table of small documents, (kind, name) -> bytes: one of kind `cluster`, one of kind
-`collection` per uid, and whatever `PutDocument` brings under other kinds (API keys, manifests,
-aliases). After every apply the machine publishes an immutable `ClusterView`, which nodes outside
-the group get as bytes.
+`collection` or `graph` per uid, and whatever `PutDocument` brings under other kinds (API keys,
+manifests, aliases). After every apply the machine publishes an immutable `ClusterView`, which nodes
+outside the group get as bytes.
 
 * The first `Init` forms the cluster; until then every other command fails with `not_ready`.
 * A uid is never reused. Dropping a collection frees its name at once; the collection stays in
   the view as `dropping` until every shard has forgotten its rows and `PurgeCollection` follows.
+  So do graphs, which take three uids each.
 * Commands can be repeated: by request id, as in a shard, and creating what is there is no error.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never
 
@@ -24,34 +24,44 @@ from cluster.command import Result, keep_result, kept_result, kept_version, name
 from cluster.metadata_command import (
     CLUSTER_KIND,
     COLLECTION_KIND,
+    GRAPH_KIND,
+    ClusterDocument,
     ClusterView,
     CreateCollection,
+    CreateGraph,
     DropCollection,
+    DropGraph,
     Init,
     MetadataBody,
     MetadataCommand,
     PurgeCollection,
+    PurgeGraph,
     PutDocument,
     decode_metadata,
     decode_view,
     encode_metadata,
     encode_view,
+    uid_name,
 )
-from cluster.model import Collection
+from cluster.model import Collection, Graph
 from cluster.state_machine import Entry, FileMachine
 from storage.documents import DOCUMENTS_SCHEMA, Documents, recompute_document_hash
+from storage.graph_rows import GRAPH_UIDS
 from storage.requests import REQUESTS_SCHEMA, RequestMemory, recompute_request_hash
 from storage.state_file import StateFile
 
 __all__ = [
     "ClusterView",
     "CreateCollection",
+    "CreateGraph",
     "DropCollection",
+    "DropGraph",
     "Init",
     "MetadataBody",
     "MetadataCommand",
     "MetadataMachine",
     "PurgeCollection",
+    "PurgeGraph",
     "PutDocument",
     "decode_metadata",
     "decode_view",
@@ -60,20 +70,9 @@ __all__ = [
 ]
 
 
-class _Cluster(msgspec.Struct, frozen=True):
-    cluster_id: str
-    epoch: int
-    shards: int
-    replication: int
-    shard_map: Sequence[Sequence[str]]
-    nodes: Sequence[str]
-    next_uid: int
-    request_id_ttl_ms: int = 0
-    command_bytes_max: int = 0
-
-
-_cluster_decoder = msgspec.msgpack.Decoder(_Cluster)
+_cluster_decoder = msgspec.msgpack.Decoder(ClusterDocument)
 _collection_decoder = msgspec.msgpack.Decoder(Collection)
+_graph_decoder = msgspec.msgpack.Decoder(Graph)
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -102,6 +101,11 @@ class MetadataMachine(FileMachine["_MetadataBatch"]):
         """Return all documents of a kind by name, ascending."""
         with self._state.reader() as connection:
             return Documents(connection).of_kind(kind)
+
+    def next_uid(self) -> int:
+        """Return the number that the next collection or graph gets; 0 before `Init`."""
+        value = self.document(CLUSTER_KIND, "")
+        return 0 if value is None else _cluster_decoder.decode(value).next_uid
 
     def recompute_hash(self) -> bytes:
         """Return the state hash computed from all documents."""
@@ -154,6 +158,7 @@ class _MetadataBatch:
             return None
         collections = self._collections()
         live = {each.name: each for each in collections if each.state == "live"}
+        graphs = self._graphs()
         return ClusterView(
             cluster_id=cluster.cluster_id,
             epoch=cluster.epoch,
@@ -166,6 +171,8 @@ class _MetadataBatch:
             applied_index=applied_index,
             request_id_ttl_ms=cluster.request_id_ttl_ms,
             command_bytes_max=cluster.command_bytes_max,
+            graphs={each.name: each for each in graphs if each.state == "live"},
+            dropping_graphs=[each for each in graphs if each.state == "dropping"],
         )
 
     def _once(self, command: MetadataCommand, index: int) -> Result:
@@ -196,6 +203,12 @@ class _MetadataBatch:
                 return self._purge(body.uid)
             case PutDocument():
                 return self._put(body)
+            case CreateGraph():
+                return self._create_graph(body)
+            case DropGraph():
+                return self._drop_graph(body.name)
+            case PurgeGraph():
+                return self._purge_graph(body.uid)
             case _:
                 assert_never(body)
 
@@ -203,7 +216,7 @@ class _MetadataBatch:
         if self._cluster is not None:
             return 0
         self._store_cluster(
-            _Cluster(
+            ClusterDocument(
                 cluster_id=body.cluster_id,
                 epoch=1,
                 shards=body.shards,
@@ -226,10 +239,46 @@ class _MetadataBatch:
         existing = self._live(body.name)
         if existing is not None:
             return 0 if existing == _collection(body, existing.uid) else None
-        uid = self._cluster.next_uid
-        self._store_cluster(msgspec.structs.replace(self._cluster, next_uid=uid + 1))
-        self._store(_collection(body, uid))
+        self._store(_collection(body, self._take_uids(1)))
         return 1
+
+    def _take_uids(self, count: int) -> int:
+        """Return the first of so many numbers that were never given before."""
+        assert self._cluster is not None, "the cluster is formed"
+        uid = self._cluster.next_uid
+        self._store_cluster(msgspec.structs.replace(self._cluster, next_uid=uid + count))
+        return uid
+
+    def _create_graph(self, body: CreateGraph) -> int | None:
+        existing = self._live_graph(body.name)
+        if existing is not None:
+            return 0 if existing == _graph(body, existing.uid) else None
+        self._store_graph(_graph(body, self._take_uids(GRAPH_UIDS)))
+        return 1
+
+    def _drop_graph(self, name: str) -> int:
+        existing = self._live_graph(name)
+        if existing is None:
+            return 0
+        self._store_graph(msgspec.structs.replace(existing, state="dropping"))
+        return 1
+
+    def _purge_graph(self, uid: int) -> int:
+        dropping = [each for each in self._graphs() if each.state == "dropping"]
+        if all(each.uid != uid for each in dropping):
+            return 0
+        return int(self._documents.remove(GRAPH_KIND, uid_name(uid)))
+
+    def _live_graph(self, name: str) -> Graph | None:
+        live = (each for each in self._graphs() if each.state == "live")
+        return next((each for each in live if each.name == name), None)
+
+    def _graphs(self) -> list[Graph]:
+        stored = self._documents.of_kind(GRAPH_KIND)
+        return [_graph_decoder.decode(value) for value in stored.values()]
+
+    def _store_graph(self, graph: Graph) -> None:
+        self._documents.put(GRAPH_KIND, uid_name(graph.uid), _encoder.encode(graph))
 
     def _drop(self, name: str) -> int:
         existing = self._live(name)
@@ -242,7 +291,7 @@ class _MetadataBatch:
         dropping = [each for each in self._collections() if each.state == "dropping"]
         if all(each.uid != uid for each in dropping):
             return 0
-        return int(self._documents.remove(COLLECTION_KIND, _uid_name(uid)))
+        return int(self._documents.remove(COLLECTION_KIND, uid_name(uid)))
 
     def _put(self, body: PutDocument) -> int:
         if body.value is None:
@@ -259,14 +308,14 @@ class _MetadataBatch:
         return [_collection_decoder.decode(value) for value in stored.values()]
 
     def _store(self, collection: Collection) -> None:
-        name = _uid_name(collection.uid)
+        name = uid_name(collection.uid)
         self._documents.put(COLLECTION_KIND, name, _encoder.encode(collection))
 
-    def _stored_cluster(self) -> _Cluster | None:
+    def _stored_cluster(self) -> ClusterDocument | None:
         value = self._documents.get(CLUSTER_KIND, "")
         return None if value is None else _cluster_decoder.decode(value)
 
-    def _store_cluster(self, cluster: _Cluster) -> None:
+    def _store_cluster(self, cluster: ClusterDocument) -> None:
         self._cluster = cluster
         self._documents.put(CLUSTER_KIND, "", _encoder.encode(cluster))
 
@@ -280,9 +329,16 @@ def _collection(body: CreateCollection, uid: int) -> Collection:
         hnsw_m=body.hnsw_m,
         hnsw_ef_construct=body.hnsw_ef_construct,
         embedding_space=body.embedding_space,
+        custom_sharding=body.custom_sharding,
     )
 
 
-def _uid_name(uid: int) -> str:
-    """Return a name whose order is the order of uids, which is that of creation."""
-    return f"{uid:020d}"
+def _graph(body: CreateGraph, uid: int) -> Graph:
+    return Graph(
+        uid=uid,
+        name=body.name,
+        dimension=body.dimension,
+        distance=body.distance,
+        embedding_space=body.embedding_space,
+        indexes=body.indexes,
+    )

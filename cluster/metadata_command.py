@@ -12,11 +12,12 @@ from typing import Final, assert_never
 
 import msgspec
 
-from cluster.model import Collection, Distance
+from cluster.model import Collection, Distance, Graph
 from storage.requests import TIME_MS_MAX
 
 CLUSTER_KIND: Final = "cluster"
 COLLECTION_KIND: Final = "collection"
+GRAPH_KIND: Final = "graph"
 """Kinds of documents that only the machine itself writes."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
@@ -33,6 +34,7 @@ class CreateCollection(msgspec.Struct, array_like=True, frozen=True, tag="create
     hnsw_m: int = 16
     hnsw_ef_construct: int = 200
     embedding_space: str | None = None
+    custom_sharding: bool = False
 
 
 class Init(msgspec.Struct, array_like=True, frozen=True, tag="init"):
@@ -65,6 +67,28 @@ class PurgeCollection(msgspec.Struct, array_like=True, frozen=True, tag="purge")
     uid: int
 
 
+class CreateGraph(msgspec.Struct, array_like=True, frozen=True, tag="create_graph"):
+    """Create a graph, as a collection is created."""
+
+    name: str
+    dimension: int
+    distance: Distance
+    embedding_space: str | None
+    indexes: tuple[str, ...]
+
+
+class DropGraph(msgspec.Struct, array_like=True, frozen=True, tag="drop_graph"):
+    """Take a live graph's name away; affects 0 when there is none."""
+
+    name: str
+
+
+class PurgeGraph(msgspec.Struct, array_like=True, frozen=True, tag="purge_graph"):
+    """Forget a dropping graph, once its shard holds nothing of it."""
+
+    uid: int
+
+
 class PutDocument(msgspec.Struct, array_like=True, frozen=True, tag="document"):
     """Set a document, or delete it when `value` is None."""
 
@@ -73,7 +97,8 @@ class PutDocument(msgspec.Struct, array_like=True, frozen=True, tag="document"):
     value: bytes | None
 
 
-MetadataBody = Init | CreateCollection | DropCollection | PurgeCollection | PutDocument
+GraphBody = CreateGraph | DropGraph | PurgeGraph
+MetadataBody = Init | CreateCollection | DropCollection | PurgeCollection | PutDocument | GraphBody
 
 
 class MetadataCommand(msgspec.Struct, array_like=True, frozen=True):
@@ -100,6 +125,23 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     request_id_ttl_ms: int = 0
     command_bytes_max: int = 0
     """See `Init`."""
+    graphs: Mapping[str, Graph] = {}
+    """Live graphs by name, in the order of their creation."""
+    dropping_graphs: Sequence[Graph] = []
+
+
+class ClusterDocument(msgspec.Struct, frozen=True):
+    """What the metadata group's state says of the cluster itself."""
+
+    cluster_id: str
+    epoch: int
+    shards: int
+    replication: int
+    shard_map: Sequence[Sequence[str]]
+    nodes: Sequence[str]
+    next_uid: int
+    request_id_ttl_ms: int = 0
+    command_bytes_max: int = 0
 
 
 _command_decoder = msgspec.msgpack.Decoder(MetadataCommand)
@@ -130,6 +172,11 @@ def encode_view(view: ClusterView) -> bytes:
     return _encoder.encode(view)
 
 
+def uid_name(uid: int) -> str:
+    """Return the name of a collection's or graph's document; in the order of their creation."""
+    return f"{uid:020d}"
+
+
 def decode_view(raw: bytes) -> ClusterView:
     """Read a view back; raises msgspec.MsgspecError on foreign bytes."""
     return _view_decoder.decode(raw)
@@ -142,10 +189,13 @@ def _check(body: MetadataBody) -> None:
         case CreateCollection():
             _check_create(body)
         case PutDocument(kind=kind, name=name):
-            reserved = kind in (CLUSTER_KIND, COLLECTION_KIND)
+            reserved = kind in (CLUSTER_KIND, COLLECTION_KIND, GRAPH_KIND)
             _require(_KIND.fullmatch(kind) is not None and not reserved, "kind")
             _require("\0" not in name, "name")
-        case DropCollection() | PurgeCollection():
+        case CreateGraph():
+            _require(_NAME.fullmatch(body.name) is not None, "name")
+            _require(body.dimension >= 0, "dimension")
+        case DropCollection() | PurgeCollection() | DropGraph() | PurgeGraph():
             pass
         case _:
             assert_never(body)

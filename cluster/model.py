@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 
-from storage.ids import PointId
+from storage.ids import PointId, ShardKey
 
 SEEN_METADATA: Final = -1
 """The metadata group's place among the shards of a session."""
@@ -29,6 +29,25 @@ class Collection(msgspec.Struct, frozen=True, kw_only=True):
     hnsw_ef_construct: int = 200
     embedding_space: str | None = None
     """Identity of the embedding space its vectors come from; None: the caller's own."""
+    state: Literal["live", "dropping"] = "live"
+    custom_sharding: bool = False
+    """Whether points are written under keys; see `cluster.scope`."""
+
+
+class Graph(msgspec.Struct, frozen=True, kw_only=True):
+    """A named hypergraph as the metadata group holds it.
+
+    `uid` and the two numbers after it are never reused: they are those of its elements, and of the
+    collections in which the vectors of its nodes and of its edges lie. `dimension` 0: it has no
+    vectors. `indexes` are the properties that are looked up by value, `Label.property` each.
+    """
+
+    uid: int
+    name: str
+    dimension: int = 0
+    distance: Distance = "Cosine"
+    embedding_space: str | None = None
+    indexes: tuple[str, ...] = ()
     state: Literal["live", "dropping"] = "live"
 
 
@@ -56,6 +75,8 @@ class Record:
     payload: dict[str, Any] | None = None
     created_ms: int = 0
     updated_ms: int = 0
+    shard_key: ShardKey | None = None
+    """What it was written under, in a collection with custom sharding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +89,7 @@ class Hit:
     score: float
     vector: Vector | None = None
     payload: dict[str, Any] | None = None
+    shard_key: ShardKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +152,8 @@ class Options:
     """How old a replica's knowledge may be for a read; None: what the node is configured to."""
     reflected: dict[int, int] = field(default_factory=dict, compare=False)
     """Filled by reads: shard -> log index up to which their answers may reflect it."""
+    shard_keys: tuple[ShardKey, ...] | None = None
+    """The keys whose points the request is about; None: it does not say. See `cluster.scope`."""
 
 
 @dataclass(frozen=True, slots=True)

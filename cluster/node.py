@@ -10,11 +10,12 @@ on disk. Stopping hands leadership over first, so that a restart costs no electi
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from cluster.api.app import build_app
 from cluster.api.server import ApiRunner
 from cluster.balance import hand_over, keep_balanced
 from cluster.channel import CallChannel
+from cluster.checkpoints import checkpoints_of
 from cluster.config import Config
 from cluster.control_group import ControlGroup
 from cluster.data_lock import claim
@@ -32,6 +34,8 @@ from cluster.disk_reserve import DiskReserve, make_room
 from cluster.disk_watch import DiskWatch
 from cluster.embedding_client import make_embedder
 from cluster.formation import METADATA, Formation
+from cluster.graph_cypher import parsed
+from cluster.graph_threads import GraphThreads
 from cluster.indexing import Indexing
 from cluster.memory_guard import MemoryGuard
 from cluster.memory_watch import MemoryWatch
@@ -84,7 +88,12 @@ class Node:
         self.machines: dict[int, ShardMachine] = {}
         self.shards: dict[int, Replica] = {}
         self.indexes = surroundings.indexes(config.data_dir / "indexes")
-        self.indexing = Indexing(self.indexes, self.machines)
+        self.graph_threads = GraphThreads.started(surroundings.threads)
+        self.indexing = Indexing(
+            self.indexes,
+            self.machines,
+            lambda machine: self.on_graph_threads(machine.load_graphs),
+        )
         self.port = PeerPort(
             me=config.node_id,
             peers=peers,
@@ -106,6 +115,17 @@ class Node:
         self.metadata_machine: MetadataMachine | None = None
         self.metadata: Replica | None = None
         self._told: ClusterView | None = None
+
+    def on_graph_threads(self, work: Callable[[], None]) -> None:
+        """Do work on a graph in memory some time; what it fails with is in the log."""
+
+        def logged() -> None:
+            try:
+                work()
+            except Exception:
+                log.exception("a graph could not be made in memory; it is tried again when asked")
+
+        self.graph_threads.writes.submit(logged)
 
     def view(self) -> ClusterView | None:
         """Return the cluster as this node's metadata replica knows it, or as it was told."""
@@ -133,8 +153,12 @@ class Node:
             view_learned=self._learn,
             memory=self.memory,
             disk=self.disk,
+            graph_threads=self.graph_threads,
+            pause=self.surroundings.pause,
         )
         self.router.register_handlers()
+        if self.config.checkpoint_url:
+            self.router.add_checkpoints(partial(checkpoints_of, self))
         self.memory_watch = self._new_memory_watch()
         self.memory_watch.register()
         self.disk_watch = self._new_disk_watch()
@@ -145,8 +169,9 @@ class Node:
 
     async def run(self) -> None:
         """Start, serve, stop."""
-        await asyncio.to_thread(self._load_embedder)
+        await asyncio.to_thread(self._warm_up)
         await self.open()
+        gc.freeze()  # what is here now stays: the collector need not look at it again and again
         self.readiness = Readiness(self)
         runner = ApiRunner(
             build_app(
@@ -189,8 +214,9 @@ class Node:
             clock=self.surroundings.clock,
         )
 
-    def _load_embedder(self) -> None:
-        """Read the bundled model now rather than during somebody's first search."""
+    def _warm_up(self) -> None:
+        """Read the bundled model, and the grammar, now rather than during somebody's first use."""
+        parsed("RETURN 1")
         if isinstance(self.embedder, BundledEmbedder):
             self.embedder.embed([self.embedder.space])
 
@@ -220,6 +246,8 @@ class Node:
             running += [tasks.create_task(each) for each in self.serving()]
             running.append(tasks.create_task(self.memory_watch.run()))
             running.append(tasks.create_task(self.disk_watch.run()))
+            if self.router.checkpoints is not None:
+                running.append(tasks.create_task(self.router.checkpoints.run()))
             await self._until_signalled()
             await hand_over(self)
             await runner.cleanup()
@@ -232,7 +260,12 @@ class Node:
 
     def serving(self) -> list[Coroutine[Any, Any, None]]:
         """Return what makes this node part of the cluster, once it listens."""
-        return [self.formation.run(), keep_balanced(self), self._janitor()]
+        return [
+            self.formation.run(),
+            keep_balanced(self),
+            self._janitor(),
+            self.router.changes.run(),
+        ]
 
     async def _until_signalled(self) -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
@@ -256,6 +289,9 @@ class Node:
         self.indexes.stop()
         self.indexes.save_all()
         self.readers.shutdown()
+        self.graph_threads.shutdown()
+        if self.router.checkpoints is not None:
+            self.router.checkpoints.writer.close()
         for machine in self.machines.values():
             machine.close()
         if self.metadata_machine is not None:

@@ -23,10 +23,16 @@ def node_metrics(node: Node) -> CollectorRegistry:
         ("disk_free_bytes", "Free space on the data folder's disk.", lambda: disk.free_bytes),
         ("disk_full", "1 while writes are refused for want of disk space.", lambda: disk.full),
         ("memory_full", "1 while writes are refused for want of memory.", lambda: node.memory.full),
+        ("checkpoint_failed", "1 while checkpoints have a problem.", lambda: bool(_problem(node))),
         ("loop_lag_seconds", "How late the event loop is.", lambda: node.driver.loop_lag_s),
     ):
         _gauge(registry, name, text, read)
     return registry
+
+
+def _problem(node: Node) -> str:
+    checkpoints = node.router.checkpoints
+    return "" if checkpoints is None else checkpoints.problem
 
 
 def _gauge(registry: CollectorRegistry, name: str, text: str, read: Callable[[], float]) -> None:

@@ -17,6 +17,7 @@ import msgspec
 from cluster.command import Result
 from cluster.metadata_command import ClusterView
 from cluster.peer import Method
+from storage.changes import Changes, Place
 from storage.filters import Filter
 
 QueryType = TypeVar("QueryType")
@@ -118,6 +119,22 @@ class Fetched(msgspec.Struct, array_like=True, frozen=True):
     rest: dict[int, list[bytes]]
 
 
+class ReadChanges(msgspec.Struct, array_like=True, frozen=True):
+    """What changed in each shard behind a place, but in the collections of `skip`."""
+
+    places: dict[int, Place]
+    skip: list[int]
+    with_payload: bool
+    with_vector: bool
+
+
+class Moved(msgspec.Struct, array_like=True, frozen=True):
+    """How far a node's replicas are, told once one of them is beyond its index in `seen`."""
+
+    seen: dict[int, int]
+    timeout_ms: int
+
+
 class Propose(msgspec.Struct, array_like=True, frozen=True):
     """Put a command into a group's log; `body` is encoded, the node that leads stamps the time."""
 
@@ -199,6 +216,8 @@ SEARCH: Final = Method("router/search", ShardRead[Nearest], ShardAnswer[list[Fou
 PAGE: Final = Method("router/page", ShardRead[Page], ShardAnswer[list[FoundId]])
 COUNT: Final = Method("router/count", ShardRead[Count], ShardAnswer[int])
 FETCH: Final = Method("router/fetch", ShardRead[Fetch], ShardAnswer[Fetched])
+CHANGES: Final = Method("router/changes", ShardRead[ReadChanges], ShardAnswer[dict[int, Changes]])
+MOVED: Final = Method("router/moved", Moved, dict[int, int])
 PROPOSE: Final = Method("router/propose", Propose, Proposed)
 READ_INDEX: Final = Method("router/read_index", ReadIndex, int)
 FETCH_VIEW: Final = Method("router/view", FetchView, ClusterView)

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from cluster.command import Result
+from cluster.command import Result, may_take_long
 from cluster.errors import (
     DeadlineExceeded,
     NotLeader,
@@ -262,6 +262,10 @@ class Replica:
         return self.raft.log.term_at(index) or 0
 
     # -- what the apply lane does --------------------------------------------------------
+
+    def takes_long(self) -> bool:
+        """Whether what waits to be applied may take long, whatever its size."""
+        return self.heavy or any(may_take_long(command[1:]) for command, _, _ in self.inbox)
 
     def take_committed(self, entries: list[RaftEntry]) -> None:
         """Take entries that are committed and durable here; they wait in the inbox."""

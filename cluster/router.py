@@ -23,10 +23,18 @@ from typing import Any, Final
 
 from cluster.batch import Share, Splitting
 from cluster.catalog import Catalog
+from cluster.change_feed import ChangeFeed
+from cluster.change_reader import ChangeReader
+from cluster.change_signal import ChangeSignal
+from cluster.checkpoints import Checkpoints
 from cluster.cluster_status import ClusterStatus
 from cluster.collection_status import CollectionInfo, CollectionStatus
 from cluster.config import Config
 from cluster.disk_guard import DiskGuard
+from cluster.graph_catalog import GraphCatalog
+from cluster.graph_local import LocalGraphs
+from cluster.graph_router import GraphRouter
+from cluster.graph_threads import GraphThreads
 from cluster.leaders import Leaders
 from cluster.local_reads import LocalReads
 from cluster.memory_guard import MemoryGuard
@@ -46,12 +54,12 @@ from cluster.peer import PeerChannel, Peers
 from cluster.read_path import ReadPath
 from cluster.routing import GroupReplica, Routing, ShardReplica
 from cluster.scatter import Scatter
+from cluster.scope import scope_of
 from cluster.search_lanes import SearchLanes
 from cluster.search_path import SearchPath
 from cluster.write_commands import (
     PayloadChange,
     PayloadMode,
-    canonical_ids,
     delete_shares,
     payload_shares,
     upsert_shares,
@@ -75,7 +83,8 @@ class Router:
     group, if it has one; `view` what that replica has applied. `metadata_members` are the nodes
     of that group; by default the first of `cluster_nodes`. `view_learned` is told of views that
     a node outside the group fetched. `search_lanes`: index searches under way at a time.
-    `memory` and `disk` refuse writes that would not fit; by default all do.
+    `memory` and `disk` refuse writes that would not fit; by default all do. `graph_threads` are
+    for what takes long with graphs; `pause` lets others in while a question is answered.
     """
 
     config: Config
@@ -95,6 +104,8 @@ class Router:
     search_lanes: int = 2
     memory: MemoryGuard | None = None
     disk: DiskGuard | None = None
+    graph_threads: GraphThreads | None = None
+    pause: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self._routing = self._new_routing()
@@ -111,6 +122,40 @@ class Router:
         self._catalog = Catalog(self._routing, self._leaders, self.request_ids)
         self._collection_status = CollectionStatus(self._routing, self.indexes, self._reads)
         self._cluster_status = ClusterStatus(self._routing)
+        self.graphs = self._new_graphs(scatter)
+        self.changes = ChangeFeed(
+            self._routing,
+            self._catalog,
+            self._reads,
+            ChangeReader(self._routing, self._local, scatter),
+            ChangeSignal(self._routing),
+        )
+        self.checkpoints: Checkpoints | None = None
+
+    def add_checkpoints(self, build: Callable[[Routing, Leaders], Checkpoints]) -> None:
+        """Serve checkpoints, too."""
+        self.checkpoints = build(self._routing, self._leaders)
+
+    def _new_graphs(self, scatter: Scatter) -> GraphRouter:
+        here = self.executor
+        local = LocalGraphs(
+            routing=self._routing,
+            indexes=self.indexes,
+            local=self._local,
+            threads=self.graph_threads or GraphThreads(here, here, here),
+            admit_growth=self._writes.admit_growth,
+            pause=self.pause,
+            identifier=self.request_ids,
+        )
+        return GraphRouter(
+            self._routing,
+            self._leaders,
+            self._writes,
+            self._reads,
+            scatter,
+            GraphCatalog(self._routing, self._catalog),
+            local,
+        )
 
     def _new_routing(self) -> Routing:
         members = self.config.metadata_members()
@@ -136,6 +181,8 @@ class Router:
         self._catalog.register()
         self._collection_status.register()
         self._cluster_status.register()
+        self.graphs.register()
+        self.changes.register()
 
     def collections(self) -> list[Collection]:
         """Return the collections that this node knows, in the order of their creation."""
@@ -156,13 +203,20 @@ class Router:
         embedding_space: str | None,
         options: Options,
         must_be_new: bool = False,
+        custom_sharding: bool = False,
     ) -> Collection:
         """Create a collection, or find the equal one unless it `must_be_new`.
 
         Raises CollectionExists.
         """
         wanted = CreateCollection(
-            name, dimension, distance, hnsw_m, hnsw_ef_construct, embedding_space
+            name,
+            dimension,
+            distance,
+            hnsw_m,
+            hnsw_ef_construct,
+            embedding_space,
+            custom_sharding,
         )
         return await self._catalog.create(wanted, options, must_be_new=must_be_new)
 
@@ -188,18 +242,20 @@ class Router:
         return self._routing.session(seen)
 
     async def purge_dropped(self) -> int:
-        """Do the janitor's round; return how many collections are gone. Cheap when idle."""
-        return await self._catalog.purge_dropped()
+        """Do the janitor's round; return how many collections and graphs are gone."""
+        purged = await self._catalog.purge_dropped()
+        return purged + await self.graphs.catalog.purge_dropped()
 
     async def upsert(
         self, collection: Collection, points: Sequence[Point], options: Options
     ) -> WriteAck:
-        """Write points, all or nothing per shard.
+        """Write points, all or nothing per shard, under a key where the collection has keys.
 
         Raises BadRequest or PayloadTooLarge naming the point, with nothing written;
         VersionConflict, ShardsUnavailable or StorageFull, listing what became of each shard.
         """
-        prepare = partial(upsert_shares, collection, points)
+        key = scope_of(collection, options.shard_keys).key()
+        prepare = partial(upsert_shares, collection, points, key=key)
         light = len(points) <= LIGHT_POINTS
         return await self._writes.commit(collection, prepare, options, grows=True, light=light)
 
@@ -244,7 +300,7 @@ class Router:
         with_vector: bool,
         options: Options,
     ) -> list[Record]:
-        """Return the points that exist, in the order asked. Raises ShardsUnavailable."""
+        """Return the points that exist, in the order asked; see `ReadPath.retrieve`."""
         return await self._reads.retrieve(
             collection, ids, with_payload=with_payload, with_vector=with_vector, options=options
         )
@@ -266,7 +322,10 @@ class Router:
         with_vector: bool,
         options: Options,
     ) -> tuple[list[Record], PointId | None]:
-        """Return points in id order from `offset` on, and the id that follows them, if any."""
+        """Return points in id order from `offset` on, and the id that follows them, if any.
+
+        Where an id may be under several keys, a page has all points of its last id.
+        """
         return await self._reads.scroll(
             collection,
             where,
@@ -295,7 +354,7 @@ class Router:
         grows: bool,
     ) -> WriteAck:
         if isinstance(selector, Sequence):
-            ids = canonical_ids(selector, "points")
+            ids = scope_of(collection, options.shard_keys).canonical_ids(selector, "points")
             return await self._writes.commit(
                 collection, partial(prepare, ids), options, grows=grows
             )

@@ -120,6 +120,10 @@ class Routing:
             raise NotReady("the cluster is not formed yet")
         return view
 
+    def command_bytes_max(self) -> int:
+        """Return the size of the largest command; raises NotReady before there is a cluster."""
+        return self.view().command_bytes_max or self.config.command_bytes_max
+
     def learn_view(self, view: ClusterView) -> None:
         """Take note of a view that another node sent."""
         known = self._fetched_view
@@ -159,5 +163,15 @@ class Routing:
         **kwargs: Arguments.kwargs,
     ) -> ValueType:
         """Run blocking work on a thread of the pool."""
+        return await self.run_in(self.executor, work, *args, **kwargs)
+
+    async def run_in(
+        self,
+        executor: Executor,
+        work: Callable[Arguments, ValueType],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> ValueType:
+        """Run blocking work on a thread of another pool."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.executor, lambda: work(*args, **kwargs))
+        return await loop.run_in_executor(executor, lambda: work(*args, **kwargs))

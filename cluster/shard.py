@@ -1,67 +1,90 @@
-"""A shard's state machine: points of all collections, changed by the commands of its log.
+"""A shard's state machine: points of all collections, and graphs, changed by its log's commands.
 
 Pure but for its file: time and ids come with the command, and nothing but the shard itself is
 read. A command is validated before anything is touched, so it is applied whole or answered with
 a typed error: `bad_command` for what no correct leader proposes, `collection_dropped` for
 writes that were on their way when their collection went, `version_conflict` when a condition does
-not hold.
+not hold, `node_missing` and `node_in_use` for changes that would leave an edge without a node.
 
 A command whose request id was applied before, and is not forgotten (`storage.requests`), gets its
-first result and changes nothing. A `version_conflict` is such a result: a repeated request must
-not find its condition true later. Other errors are not remembered. Replicas must be given the
+first result and changes nothing. A `version_conflict` is such a result, and so are refusals of
+graph changes: a repeated request must not be carried out after it was told that it was not. Other
+errors are not remembered. Replicas must be given the
 same `request_id_ttl_ms`: it decides what is applied.
 
 After `apply`, `take_changes` is what the vector index has to learn, last state per row. It says
 nothing of dropped collections (their index goes as a whole), and is empty after `install` and
-`load`: the index has to be reconciled with the rows then.
+`load`: the index has to be reconciled with the rows then. `graphs` follows by itself.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import assert_never
 
-import msgspec
-import numpy as np
-
 from cluster.command import (
+    Body,
     Command,
     Delete,
     DropCollection,
-    PointWrite,
+    DropGraph,
     Result,
     SetPayload,
+    Transaction,
     Upsert,
     VersionFound,
-    decode_command,
     keep_result,
     kept_result,
     kept_version,
     name_and_digest,
+    uids_of,
+)
+from cluster.command_checks import (
+    BadCommand,
+    check_points,
+    check_vectors,
+    conditions_of,
+    decoded,
+    distinct,
+    payload_change,
+    points_of,
+)
+from cluster.errors import GraphNotFound
+from cluster.graph_memory import GraphMemory
+from cluster.graph_rows import (
+    Applied,
+    GraphChange,
+    GraphRefusal,
+    chunks,
+    graph_version,
+    stored_edges,
+    stored_nodes,
 )
 from cluster.state_machine import Change, Entry, FileMachine
-from storage.ids import is_canonical
+from graph.errors import GraphError
+from graph.model import GraphDelta
+from graph.state import GraphState
+from graph.validation import check_changes
+from storage.changes import ChangeReads
+from storage.graph_rows import GRAPH_UIDS, GraphWriter, add_elements_to, graphs_of
 from storage.payloads import (
-    EMPTY_PAYLOAD,
-    PayloadChange,
     PayloadOverflow,
-    canonical_payload,
-    merging,
-    removing,
-    replacing,
 )
 from storage.record_reads import RecordReads
-from storage.records import RECORDS_SCHEMA, RecordWriter, Stamp, Written, recompute_hash
-from storage.requests import REQUESTS_SCHEMA, TIME_MS_MAX, RequestMemory, recompute_request_hash
-from storage.state_file import StateFile
+from storage.records import (
+    RecordWriter,
+    Stamp,
+    Written,
+    is_dropped,
+    recomputed_hash,
+)
+from storage.requests import RequestMemory, recompute_request_hash
+from storage.shard_schema import open_shard_state
 
-_UID_MAX = _INDEX_MAX = 2**63 - 1
-_Points = dict[bytes, tuple[bytes, bytes]]
 
-
-class ShardMachine(FileMachine["_ShardBatch"], RecordReads):
+class ShardMachine(FileMachine["_ShardBatch"], RecordReads, ChangeReads):
     """The records of one shard, in the state file `path`, or in memory without one.
 
     Raises CorruptState when the file cannot be used.
@@ -72,8 +95,9 @@ class ShardMachine(FileMachine["_ShardBatch"], RecordReads):
     def __init__(self, path: Path | None, *, request_id_ttl_ms: int) -> None:
         assert request_id_ttl_ms > 0, "request ids are remembered for some time"
         self._request_id_ttl_ms = request_id_ttl_ms
-        state = StateFile(path, RECORDS_SCHEMA + REQUESTS_SCHEMA)
-        super().__init__(state, self._batch, self._committed)
+        self.graphs = GraphMemory(self._read_graph)
+        """This shard's graphs as readers walk them."""
+        super().__init__(open_shard_state(path), self._batch, self._committed, self.graphs.forget)
 
     def take_changes(self) -> list[Change]:
         """Return, once, what the last apply changed, in the order of its last changes."""
@@ -83,12 +107,26 @@ class ShardMachine(FileMachine["_ShardBatch"], RecordReads):
     def recompute_hash(self) -> bytes:
         """Return the state hash computed from all content; reads everything."""
         with self._state.reader() as connection:
-            return recompute_hash(connection)
+            total = recomputed_hash(connection)
+            add_elements_to(total, connection)
+            return total.digest()
+
+    def graph_uids(self) -> list[int]:
+        """Return the numbers of the graphs that were ever written here and not dropped."""
+        with self._state.reader() as connection:
+            return graphs_of(connection)
 
     def request_hash(self) -> bytes:
         """Return the 16-byte hash over the remembered requests."""
         with self._state.reader() as connection:
             return recompute_request_hash(connection)
+
+    def remembered(self, request_id: str) -> Result | None:
+        """Return what a request gave that was applied before and is still kept."""
+        name, digest = name_and_digest(request_id)
+        with self._state.reader() as connection:
+            kept = RequestMemory.result_of(connection, name)
+        return None if kept is None else kept_result(kept, digest, self.position()[0])
 
     def _batch(self, connection: sqlite3.Connection) -> _ShardBatch:
         self._changes = []
@@ -96,10 +134,26 @@ class ShardMachine(FileMachine["_ShardBatch"], RecordReads):
 
     def _committed(self, batch: _ShardBatch) -> None:
         self._changes = list(batch.changes.values())
+        self.graphs.take(batch.graph_deltas, batch.dropped_graphs, batch.born_graphs)
 
+    def load_graphs(self) -> None:
+        """Make all graphs in memory that are not; blocks, for seconds when they are large."""
+        for uid in self.graph_uids():
+            self.graphs.get(uid)
 
-class _BadCommand(ValueError):
-    """A command that no correct leader proposes."""
+    def _read_graph(self, uid: int, pause: Callable[[], None]) -> GraphState:
+        with self._state.reader() as connection:
+            if is_dropped(connection, uid):
+                raise GraphNotFound("the graph was dropped")
+            version = graph_version(connection, uid)
+            state = GraphState()
+            for nodes in chunks(stored_nodes(connection, uid)):
+                state = state.apply(GraphDelta(version, nodes))
+                pause()
+            for edges in chunks(stored_edges(connection, uid)):
+                state = state.apply(GraphDelta(version, (), edges))
+                pause()
+            return state
 
 
 class _ShardBatch:
@@ -107,14 +161,18 @@ class _ShardBatch:
 
     def __init__(self, connection: sqlite3.Connection, request_id_ttl_ms: int) -> None:
         self._records = RecordWriter(connection)
+        self._graphs = GraphWriter(connection, self._records)
         self.changes: dict[int, Change] = {}
+        self.graph_deltas: dict[int, list[GraphDelta]] = {}
+        self.dropped_graphs: list[int] = []
+        self.born_graphs: list[int] = []
         self._requests = RequestMemory(connection, request_id_ttl_ms, kept_version)
 
     def execute(self, entry: Entry) -> Result:
         """Apply one command, whole or not at all."""
         try:
-            return self._once(_decoded(entry.command), entry.index)
-        except _BadCommand:
+            return self._once(decoded(entry.command), entry.index)
+        except BadCommand:
             return Result(version=entry.index, error="bad_command")
         except PayloadOverflow:
             return Result(version=entry.index, error="payload_too_large")
@@ -135,20 +193,29 @@ class _ShardBatch:
         if kept is not None:
             return kept_result(kept, digest, index)
         body = command.body
-        if not isinstance(body, DropCollection) and self._records.is_dropped(body.collection):
+        if not isinstance(body, DropCollection | DropGraph) and self._any_dropped(body):
             return Result(version=index, error="collection_dropped")
         found = self._conflict(body)
         if found is None:
-            result = Result(version=index, affected=self._change(body, Stamp(index, now_ms)))
+            try:
+                result = Result(version=index, affected=self._change(body, Stamp(index, now_ms)))
+            except GraphRefusal as refusal:
+                result = Result(version=index, error=refusal.code, found=refusal.found)
         else:
             result = Result(version=index, error="version_conflict", found=found)
         self._requests.remember(name, keep_result(result, digest), now_ms)
         return result
 
-    def _conflict(self, body: Upsert | Delete | SetPayload | DropCollection) -> VersionFound | None:
+    def _any_dropped(self, body: Body) -> bool:
+        return any(self._records.is_dropped(uid) for uid in uids_of(body))
+
+    def _conflict(self, body: Body) -> VersionFound | None:
         """Return the first record that does not fit its condition."""
-        conditions = _conditions(body)
-        if not conditions:
+        if isinstance(body, Transaction):
+            found = (self._conflict(each) for each in body.points)
+            return next((each for each in found if each is not None), None)
+        conditions = conditions_of(body)
+        if not conditions or isinstance(body, DropGraph):
             return None
         versions = self._records.versions(body.collection, list(conditions))
         for record_id, wanted in conditions.items():
@@ -157,107 +224,76 @@ class _ShardBatch:
                 return VersionFound(record_id, version)
         return None
 
-    def _change(self, body: Upsert | Delete | SetPayload | DropCollection, stamp: Stamp) -> int:
-        """Change the rows; return how many points that was."""
-        uid = body.collection
+    def _change(self, body: Body, stamp: Stamp) -> int:
+        """Change the rows; return how many points, nodes and edges that was.
+
+        Raises GraphRefusal or BadCommand, with nothing changed.
+        """
         match body:
             case Upsert():
-                written = self._records.upsert(uid, stamp, _points(body))
+                written = self._records.upsert(body.collection, stamp, points_of(body))
             case Delete():
-                written = self._records.delete(uid, stamp, _distinct(body.ids))
+                written = self._records.delete(body.collection, stamp, distinct(body.ids))
             case SetPayload():
-                change = _payload_change(body)
-                ids, bytes_max = _distinct(body.ids), body.bytes_max
-                written = self._records.set_payload(uid, stamp, ids, change, bytes_max=bytes_max)
+                written = self._set_payload(body, stamp)
             case DropCollection():
-                return self._drop(uid)
+                self._forget_changes(range(body.collection, body.collection + 1))
+                self._records.note_drop(body.collection, stamp, body.name)
+                return self._records.drop(body.collection)
+            case Transaction():
+                return self._transact(body, stamp)
+            case DropGraph():
+                return self._drop_graph(body.graph)
             case _:
                 assert_never(body)
-        self._note(uid, stamp.version, written)
+        self._note(body.collection, stamp.version, written)
         return len(written)
 
-    def _drop(self, uid: int) -> int:
-        self.changes = {seq: each for seq, each in self.changes.items() if each.collection != uid}
-        return self._records.drop(uid)
+    def _set_payload(self, body: SetPayload, stamp: Stamp) -> list[Written]:
+        change, ids = payload_change(body), distinct(body.ids)
+        return self._records.set_payload(
+            body.collection, stamp, ids, change, bytes_max=body.bytes_max
+        )
+
+    def _transact(self, body: Transaction, stamp: Stamp) -> int:
+        for each in body.points:
+            check_points(each)
+        applied = self._change_graph(body, stamp)
+        affected = sum(self._change(each, stamp) for each in body.points)
+        if applied is not None and applied.affected:
+            for collection, written in applied.vectors:
+                self._note(collection, stamp.version, written)
+            self.graph_deltas.setdefault(body.graph, []).append(applied.delta)
+            if applied.first:
+                self.born_graphs.append(body.graph)
+            affected += applied.affected
+        return affected
+
+    def _change_graph(self, body: Transaction, stamp: Stamp) -> Applied | None:
+        if not body.graph:
+            return None
+        try:
+            check_changes(body.changes)
+            check_vectors(body)
+            change = GraphChange(self._graphs, self._records, body.graph, body.changes)
+        except (GraphError, ValueError) as error:
+            raise BadCommand(str(error)) from None
+        return change.carry_out(change.check(body.if_version), stamp)
+
+    def _drop_graph(self, uid: int) -> int:
+        count = self._graphs.counts(uid)
+        self._forget_changes(range(uid, uid + GRAPH_UIDS))
+        self.graph_deltas.pop(uid, None)
+        self.dropped_graphs.append(uid)
+        self._graphs.drop(uid)
+        return count.nodes + count.edges
+
+    def _forget_changes(self, uids: range) -> None:
+        kept = ((seq, each) for seq, each in self.changes.items() if each.collection not in uids)
+        self.changes = dict(kept)
 
     def _note(self, uid: int, version: int, written: Sequence[Written]) -> None:
         for seq, record_id, vector in written:
             # Moved to the end: the order of the changes is that of their versions.
             self.changes.pop(seq, None)
             self.changes[seq] = Change(uid, seq, version, record_id, vector)
-
-
-def _decoded(raw: bytes) -> Command:
-    try:
-        command = decode_command(raw)
-    except msgspec.MsgspecError as error:
-        raise _BadCommand(str(error)) from None
-    _require(0 <= command.now_ms <= TIME_MS_MAX)
-    _require("\0" not in command.request_id)
-    _require(0 <= command.body.collection <= _UID_MAX)
-    return command
-
-
-def _conditions(body: Upsert | Delete | SetPayload | DropCollection) -> dict[bytes, int]:
-    """Return id -> required version, 0 for absent; an id with a condition comes once."""
-    conditions: dict[bytes, int] = {}
-    if isinstance(body, Upsert):
-        conditions = {
-            point.id: point.if_version for point in body.points if point.if_version is not None
-        }
-        ids = [point.id for point in body.points] if conditions else []
-        _require(len(ids) == len(set(ids)))
-    elif isinstance(body, Delete) and body.if_version is not None:
-        _require(len(body.ids) == 1)
-        conditions = {body.ids[0]: body.if_version}
-    _require(all(0 <= version <= _INDEX_MAX for version in conditions.values()))
-    _require(all(map(is_canonical, conditions)))
-    return conditions
-
-
-def _points(body: Upsert) -> _Points:
-    """Return id -> (vector, canonical payload); of an id that comes twice the last counts."""
-    _require(body.dimension > 0)
-    vectors = [point.vector for point in body.points]
-    _require(all(len(vector) == 4 * body.dimension for vector in vectors))
-    elements = np.frombuffer(b"".join(vectors), "<f4")
-    _require(bool(np.isfinite(elements).all()))
-    return dict(_point(point) for point in body.points)
-
-
-def _point(point: PointWrite) -> tuple[bytes, tuple[bytes, bytes]]:
-    _require(is_canonical(point.id))
-    return point.id, (point.vector, _payload(point.payload))
-
-
-def _distinct(ids: Sequence[bytes]) -> list[bytes]:
-    _require(all(map(is_canonical, ids)))
-    return list(dict.fromkeys(ids))
-
-
-def _payload(raw: bytes) -> bytes:
-    try:
-        return canonical_payload(raw)
-    except ValueError as error:
-        raise _BadCommand(str(error)) from None
-
-
-def _payload_change(body: SetPayload) -> PayloadChange:
-    payload = _payload(body.payload)
-    _require(not any("\0" in key for key in body.keys))
-    match body.mode:
-        case "merge":
-            return merging(payload)
-        case "replace":
-            return replacing(payload)
-        case "remove":
-            return removing(body.keys)
-        case "clear":
-            return replacing(EMPTY_PAYLOAD)
-        case _:
-            assert_never(body.mode)
-
-
-def _require(holds: bool) -> None:  # noqa: FBT001
-    if not holds:
-        raise _BadCommand

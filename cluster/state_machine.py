@@ -112,7 +112,7 @@ class FileMachine(Generic[BatchType]):
     """The part of a state machine that does not depend on what its commands mean.
 
     `begin` starts a batch on an open connection; `publish` is given each committed batch, and a
-    batch without entries whenever the state became another one.
+    batch without entries whenever the state became another one, after `renewed` was called.
     """
 
     _hashed: tuple[int, bytes]
@@ -122,10 +122,12 @@ class FileMachine(Generic[BatchType]):
         state: StateFile,
         begin: Callable[[sqlite3.Connection], BatchType],
         publish: Callable[[BatchType], None],
+        renewed: Callable[[], None] = lambda: None,
     ) -> None:
         self._state = state
         self._begin = begin
         self._publish = publish
+        self._renewed = renewed
         self._refresh()
 
     def position(self) -> tuple[int, int]:
@@ -203,6 +205,7 @@ class FileMachine(Generic[BatchType]):
             index, term = entry.index, entry.term
 
     def _refresh(self) -> None:
+        self._renewed()
         with self._state.reader() as connection:
             self._show(self._begin(connection))
 

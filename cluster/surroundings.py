@@ -23,6 +23,8 @@ from cluster.raft.wal import Disk
 from cluster.shard import ShardMachine
 from storage.index_set import IndexSet
 
+PAUSE_S: Final = 0.0001
+
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
@@ -32,6 +34,8 @@ class Surroundings:
     """Seconds; never runs back, and means nothing to another node."""
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     """Milliseconds of the calendar; may jump."""
+    pause: Callable[[], None] = lambda: time.sleep(PAUSE_S)
+    """Lets other threads in while one of them computes for long."""
     random_bytes: Callable[[int], bytes] = os.urandom
     threads: Callable[[int, str], Executor] = ThreadPoolExecutor
     """Gives a pool of so many threads, by name."""

@@ -21,13 +21,16 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cluster.batch import Share, Splitting
-from cluster.command import DIGEST_MARK, Result
+from cluster.command import DIGEST_MARK, Body, Result, encode_body
 from cluster.errors import (
     BadRequest,
     CollectionNotFound,
     DeadlineExceeded,
+    GraphConflict,
     IdempotencyKeyReused,
+    NotFound,
     Overloaded,
+    PayloadTooLarge,
     RecollectError,
     ShardsUnavailable,
     Unavailable,
@@ -37,7 +40,8 @@ from cluster.full_nodes import FullNodes
 from cluster.leaders import Leaders
 from cluster.model import Collection, Options, Session, WriteAck
 from cluster.routing import Routing
-from storage.ids import decode_id
+from storage.graph_rows import element_name
+from storage.ids import decode_id, shard_key_of
 
 OWN_REPLICA_WAIT_S: Final = 1.0
 REQUEST_ID_BYTES_MAX: Final = 256
@@ -94,9 +98,36 @@ class WritePath:
         Raises what `prepare` raises, with nothing proposed; ShardsUnavailable, StorageFull or
         CollectionNotFound otherwise.
         """
-        splitting = self._splitting(options)
+        splitting = self.splitting(options)
         shares = prepare(splitting) if light else await self._routing.run(prepare, splitting)
-        outcomes = await self._commit(collection, shares, options.deadline_s, grows=grows)
+        dropped = _dropped(collection)
+        outcomes = await self._commit(dropped, shares, options.deadline_s, grows=grows)
+        return _ack(outcomes, options.session)
+
+    async def commit_whole(
+        self,
+        shard: int,
+        prepare: Callable[[], Body],
+        dropped: NotFound,
+        options: Options,
+        *,
+        grows: bool,
+    ) -> WriteAck:
+        """Write one command to one shard, whole; `prepare` makes it, on a thread.
+
+        Raises what `prepare` raises, and what the command is refused with: `dropped` when what it
+        is about is gone.
+        """
+        splitting = self.splitting(options)
+        encoded = await self._routing.run(lambda: encode_body(prepare()))
+        bytes_max = splitting.budget()
+        if len(encoded) > bytes_max:
+            raise PayloadTooLarge(
+                f"the changes take {len(encoded)} bytes, and {bytes_max} can be made at once: "
+                "send fewer elements at a time"
+            )
+        share = Share(shard, [(splitting.part_id(shard, 0, encoded), encoded)])
+        outcomes = await self._commit(dropped, [share], options.deadline_s, grows=grows)
         return _ack(outcomes, options.session)
 
     async def commit_pages(
@@ -109,29 +140,41 @@ class WritePath:
         grows: bool,
     ) -> WriteAck:
         """Write to the points of `pages`, canonical ids that a filter found, page by page."""
-        splitting = self._splitting(options)._replace(by_content=True)
+        splitting = self.splitting(options)._replace(by_content=True)
         ack = WriteAck(options.session, version=0)
         async with aclosing(pages):
             async for ids in pages:
                 shares = await self._routing.run(prepare, ids, splitting)
-                outcomes = await self._commit(collection, shares, options.deadline_s, grows=grows)
+                dropped = _dropped(collection)
+                outcomes = await self._commit(dropped, shares, options.deadline_s, grows=grows)
                 newest = _ack(outcomes, ack.session)
                 ack = replace(newest, version=max(ack.version, newest.version))
         return ack
 
     async def _commit(
-        self, collection: Collection, shares: Sequence[Share], deadline_s: float, *, grows: bool
+        self, dropped: NotFound, shares: Sequence[Share], deadline_s: float, *, grows: bool
     ) -> list[Outcome]:
         if grows:
-            holders = {node for each in shares for node in self._routing.members(each.shard)}
-            for guard in self._guards:
-                guard.admit_growth(sorted(holders), self._routing.clock())
+            self.admit_growth([each.shard for each in shares])
         outcomes = await self._propose_all(shares, deadline_s)
-        _raise_failures(collection, outcomes)
+        _raise_failures(dropped, outcomes)
         await self._wait_for_own(outcomes, deadline_s)
         return outcomes
 
-    def _splitting(self, options: Options) -> Splitting:
+    def admit_growth(self, shards: Sequence[int]) -> None:
+        """Raise StorageFull when a node that holds one of these shards is full."""
+        holders = {node for shard in shards for node in self._routing.members(shard)}
+        for guard in self._guards:
+            guard.admit_growth(sorted(holders), self._routing.clock())
+
+    async def acknowledge(self, shard: int, version: int, options: Options) -> WriteAck:
+        """Return the acknowledgement of a change that a shard's leader made at this version."""
+        outcome = Outcome(shard, 1, 1, version)
+        await self._wait_for_own([outcome], options.deadline_s)
+        return _ack([outcome], options.session)
+
+    def splitting(self, options: Options) -> Splitting:
+        """Return how a request becomes commands. Raises BadRequest for an unusable request id."""
         given = options.request_id
         marked = "\0" in given or DIGEST_MARK in given
         if marked or len(given.encode()) > REQUEST_ID_BYTES_MAX:
@@ -160,7 +203,7 @@ class WritePath:
         for done, (request_id, body) in enumerate(share.parts):
             try:
                 result = await self._leaders.propose(share.shard, request_id, body, deadline_s)
-                _raise_refusal(result)
+                raise_refusal(result)
             except RecollectError as error:
                 return Outcome(share.shard, done, len(share.parts), version, error)
             version = max(version, result.version)
@@ -177,11 +220,14 @@ class WritePath:
                     return  # it is committed; this replica shows it when it has caught up
 
 
-def _raise_refusal(result: Result) -> None:
+def raise_refusal(result: Result) -> None:
+    """Raise what a shard refused a command with, if it did."""
     if result.error == "collection_dropped":
         raise CollectionNotFound("the collection was dropped")
     if result.error == "version_conflict":
         raise _version_conflict(result)
+    if result.error in ("node_missing", "node_in_use"):
+        raise _graph_conflict(result)
     if result.error == "request_id_reused":
         raise IdempotencyKeyReused
     if result.error == "payload_too_large":
@@ -190,7 +236,11 @@ def _raise_refusal(result: Result) -> None:
         raise RecollectError(f"the shard refused a command: {result.error}")
 
 
-def _raise_failures(collection: Collection, outcomes: Sequence[Outcome]) -> None:
+def _dropped(collection: Collection) -> CollectionNotFound:
+    return CollectionNotFound(f"collection '{collection.name}' was dropped")
+
+
+def _raise_failures(dropped: NotFound, outcomes: Sequence[Outcome]) -> None:
     """Raise what the request failed with, if it did, listing what became of every shard."""
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     if not failed:
@@ -198,7 +248,7 @@ def _raise_failures(collection: Collection, outcomes: Sequence[Outcome]) -> None
     listing = "; ".join(outcome.text() for outcome in outcomes)
     for outcome in failed:
         if isinstance(outcome.error, CollectionNotFound):
-            raise CollectionNotFound(f"collection '{collection.name}' was dropped")
+            raise dropped
         if not isinstance(outcome.error, Unavailable):
             assert outcome.error is not None, "failed outcomes have an error"
             raise _retold(outcome.error, listing)
@@ -208,11 +258,24 @@ def _raise_failures(collection: Collection, outcomes: Sequence[Outcome]) -> None
     raise ShardsUnavailable(f"the write is not known to be whole: {listing}", shards=shards)
 
 
-def _version_conflict(result: Result) -> VersionConflict:
+def _graph_conflict(result: Result) -> GraphConflict:
     assert result.found is not None, "a conflict names what was found"
+    node = element_name(result.found.id)
+    if result.error == "node_missing":
+        return GraphConflict(f"node '{node}' does not exist, so no edge can join it")
+    text = f"node '{node}' is joined by {result.found.version} edges; delete them, or cascade"
+    return GraphConflict(text)
+
+
+def _version_conflict(result: Result) -> RecollectError:
+    assert result.found is not None, "a conflict names what was found"
+    if not result.found.id:
+        return GraphConflict(f"the graph has version {result.found.version}")
     point, version = decode_id(result.found.id), result.found.version
+    key = shard_key_of(result.found.id)
+    where = "" if key is None else f" under key {key!r}"
     state = f"has version {version}" if version else "does not exist (version 0)"
-    text = f"point {point} {state}, so its condition does not hold"
+    text = f"point {point}{where} {state}, so its condition does not hold"
     return VersionConflict(text, point=point, current_version=version)
 
 
@@ -221,6 +284,8 @@ def _retold(error: RecollectError, listing: str) -> RecollectError:
     if isinstance(error, VersionConflict):
         point, version = error.point, error.current_version
         return VersionConflict(listing, point=point, current_version=version)
+    if isinstance(error, GraphConflict):
+        return error
     return type(error)(listing, field=error.field)
 
 

@@ -11,11 +11,21 @@ import errno
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-_READER_CACHE_KIB = 1024
+_READER_CACHE_KIB: Final = 1024
+_WRITER_PRAGMAS: Final = (
+    "synchronous=NORMAL",
+    "wal_autocheckpoint=0",
+    "cache_size=-8192",
+    "temp_store=MEMORY",
+    "foreign_keys=OFF",
+    "secure_delete=FAST",
+)
+TRUNCATE: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
+"""Copies the write-ahead log whole and empties it, or says that it is busy."""
 
 
 class Connection(sqlite3.Connection):
@@ -37,6 +47,18 @@ def connect(path: Path | str, *, wait_s: float = 5.0) -> Connection:
         factory=Connection,
         uri=isinstance(path, str),
     )
+
+
+def objects_in(connection: sqlite3.Connection) -> frozenset[tuple[str, str]]:
+    """Return (type, name) of the tables and indexes of a database."""
+    return frozenset(connection.execute("SELECT type, name FROM sqlite_master"))
+
+
+def objects_of(schema: str) -> frozenset[tuple[str, str]]:
+    """Return (type, name) of the tables and indexes that an SQL script makes."""
+    with closing(connect(":memory:")) as connection:
+        connection.executescript(schema)
+        return objects_in(connection)
 
 
 def out_of_space(error: BaseException) -> bool:
@@ -89,3 +111,24 @@ class ReaderPool:
             # The first query opens the log, which must happen while the names still exist.
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             return self._path, connection
+
+
+def prepare_writer(connection: sqlite3.Connection) -> bool:
+    """Set a writer up; return whether the log is now copied whole: a full disk may forbid.
+
+    Raises OSError when another process uses the file, or the file system cannot.
+    """
+    (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    if mode != "wal":
+        raise OSError(errno.ENOTSUP, "this file system has no shared memory for SQLite's log")
+    for pragma in _WRITER_PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+    try:
+        busy, *_ = connection.execute(TRUNCATE).fetchone()
+    except sqlite3.OperationalError as error:
+        if not out_of_space(error):
+            raise
+        return False
+    if busy:
+        raise OSError(errno.EBUSY, "another process uses this state")
+    return True

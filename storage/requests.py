@@ -109,6 +109,13 @@ class RequestMemory:
         }
         write_meta(self._connection, values)
 
+    @staticmethod
+    def result_of(connection: sqlite3.Connection, request_id: str) -> bytes | None:
+        """Return the result of a request that is still kept; for readers beside a transaction."""
+        query = "SELECT result FROM requests WHERE request_id = ?"
+        row: tuple[bytes] | None = connection.execute(query, (request_id,)).fetchone()
+        return None if row is None else row[0]
+
     def _stored(self, request_id: str) -> _Row | None:
         query = f"{_ROW} WHERE request_id = ?"
         row: _Row | None = self._connection.execute(query, (request_id,)).fetchone()

@@ -29,7 +29,16 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from storage.connections import Connection, ReaderPool, connect, out_of_space
+from storage.connections import (
+    TRUNCATE,
+    Connection,
+    ReaderPool,
+    connect,
+    objects_in,
+    objects_of,
+    out_of_space,
+    prepare_writer,
+)
 from storage.state_layout import StateLayout, make_directory, publish, remove_database
 
 ROOT_POSITION: Final = (1, 0)
@@ -38,17 +47,8 @@ ROOT_POSITION: Final = (1, 0)
 _APPLICATION_ID: Final = 0x52434C54
 _META: Final = "CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;"
 _CREATION_PRAGMAS: Final = ("page_size=8192", "auto_vacuum=NONE", "encoding='UTF-8'")
-_WRITER_PRAGMAS: Final = (
-    "synchronous=NORMAL",
-    "wal_autocheckpoint=0",
-    "cache_size=-8192",
-    "temp_store=MEMORY",
-    "foreign_keys=OFF",
-    "secure_delete=FAST",
-)
 _READERS_WAIT_S: Final = 0.05
 """How long the end of a checkpoint, which keeps the writer waiting, waits for old readers."""
-_TRUNCATE: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
 _SPACE_TO_OPEN: Final = 1 << 20
 """What SQLite's files beside a database may need before anything is written."""
 _NO_LOG: Final = b"\x01\x01"
@@ -82,12 +82,15 @@ def write_meta(connection: sqlite3.Connection, values: Mapping[str, Any]) -> Non
 class StateFile:
     """The state called `path` (see the layout) with the tables of `schema`, an SQL script.
 
+    `added` holds what came to the schema later, in the order in which it came: a file from before
+    is given what it lacks when it is opened.
+
     Any method raises CorruptState when what is there cannot be used, and sqlite3.Error or
     OSError when the disk fails.
     """
 
-    def __init__(self, path: Path | None, schema: str) -> None:
-        self._schema = _META + schema
+    def __init__(self, path: Path | None, schema: str, *added: str) -> None:
+        self._schema, self._added = _META + schema + "".join(added), added
         self._layout = None if path is None else StateLayout(path)
         self._writing = threading.Lock()
         self._checkpointing = threading.Lock()
@@ -98,7 +101,9 @@ class StateFile:
         self._sync_failed = False
         self.generation = 0
         self._connection = self._created(":memory:")
-        self._objects = _objects(self._connection)
+        self._known = [
+            objects_of(_META + schema + "".join(added[:count])) for count in range(len(added) + 1)
+        ]
         self._position = _position(self._connection)
         self._durable_index = 0
         if self._layout is not None:
@@ -237,6 +242,7 @@ class StateFile:
         connection = connect(":memory:")
         connection.deserialize(image)
         position = self._checked(connection)
+        self._complete(connection)
         with self._writing:
             old, self._connection = self._connection, connection
             self._position = position
@@ -247,6 +253,12 @@ class StateFile:
         """Close the file; readers that are out close as they come back. Idempotent."""
         with self._checkpointing, self._writing:
             self._close_all()
+
+    def _complete(self, connection: Connection) -> None:
+        """Give a state from before what was added since, in one transaction."""
+        lacking = "".join(self._added[self._known.index(objects_in(connection)) :])
+        if lacking:
+            connection.executescript(f"BEGIN IMMEDIATE; {lacking} COMMIT;")
 
     def _created(self, path: Path | str) -> Connection:
         connection = connect(path)
@@ -270,7 +282,8 @@ class StateFile:
         position = self._checked(connection)
         try:
             with _corruption_named():
-                whole = _prepare_writer(connection)
+                self._complete(connection)
+                whole = prepare_writer(connection)
         except BaseException:
             connection.close()
             raise
@@ -285,7 +298,8 @@ class StateFile:
         try:
             with _corruption_named():
                 (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-                ours = (application_id, _objects(connection)) == (_APPLICATION_ID, self._objects)
+                found = objects_in(connection)
+                ours = found in self._known and application_id == _APPLICATION_ID
                 _require(ours, "a database, but not a state of this kind")
                 return _position(connection)
         except BaseException:
@@ -317,7 +331,7 @@ class StateFile:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 with self._writing:
                     commits, applied = self._commits, self._position[0]
-                    _, frames, frames_copied = connection.execute(_TRUNCATE).fetchone()
+                    _, frames, frames_copied = connection.execute(TRUNCATE).fetchone()
         except sqlite3.Error as error:
             # After a failed fsync the next one may succeed without having written the pages.
             failed = _primary_code(error) == sqlite3.SQLITE_IOERR and not out_of_space(error)
@@ -355,34 +369,12 @@ def _primary_code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _prepare_writer(connection: sqlite3.Connection) -> bool:
-    """Set a connection up; return whether the log is now copied whole: a full disk may forbid."""
-    (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-    if mode != "wal":
-        raise OSError(errno.ENOTSUP, "this file system has no shared memory for SQLite's log")
-    for pragma in _WRITER_PRAGMAS:
-        connection.execute(f"PRAGMA {pragma}")
-    try:
-        busy, *_ = connection.execute(_TRUNCATE).fetchone()
-    except sqlite3.OperationalError as error:
-        if not out_of_space(error):
-            raise
-        return False
-    if busy:
-        raise OSError(errno.EBUSY, "another process uses this state")
-    return True
-
-
 def _position(connection: sqlite3.Connection) -> tuple[int, int]:
     meta = read_meta(connection)
     try:
         return int(meta["applied_index"]), int(meta["applied_term"])
     except (KeyError, ValueError, TypeError):
         raise CorruptState("the state does not say which entry it reflects") from None
-
-
-def _objects(connection: sqlite3.Connection) -> frozenset[tuple[str, str]]:
-    return frozenset(connection.execute("SELECT type, name FROM sqlite_master"))
 
 
 def _require(holds: object, flaw: str) -> None:

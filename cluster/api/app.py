@@ -16,19 +16,26 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from cluster.api import (
+    batch,
+    changes,
+    checkpoints,
     cluster_routes,
     collections,
+    graph_asking,
+    graphs,
     openapi,
     patterns,
     point_payload,
     points,
     search,
+    sharding,
 )
 from cluster.api.backend import Api, Backend, TextEmbedder
 from cluster.api.body import BUDGET_BODIES, BodyBudget
 from cluster.api.metrics import Metrics
 from cluster.api.middleware import edge
 from cluster.api.route import Route, endpoint
+from cluster.api.streams import StreamLimits, Streams
 from cluster.config import Config
 from cluster.memory_guard import MemoryGuard
 
@@ -37,8 +44,14 @@ ROUTES: Final[tuple[Route, ...]] = (
     *points.ROUTES,
     *point_payload.ROUTES,
     *patterns.ROUTES,
+    *changes.ROUTES,
     *collections.ROUTES,
+    *graphs.ROUTES,
+    *batch.ROUTES,
+    *graph_asking.ROUTES,
+    *sharding.ROUTES,
     *cluster_routes.ROUTES,
+    *checkpoints.ROUTES,
 )
 
 
@@ -53,6 +66,7 @@ def build_app(  # noqa: PLR0913 - each part of a node comes by name
     new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
     registry: CollectorRegistry | None = None,
     memory: MemoryGuard | None = None,
+    streams: StreamLimits | None = None,
     extra_routes: Sequence[Route] = (),
 ) -> web.Application:
     """Return the API of one node; serve it with `cluster.api.server.ApiRunner`.
@@ -60,9 +74,10 @@ def build_app(  # noqa: PLR0913 - each part of a node comes by name
     `readiness` returns the reasons why the node cannot serve, [] when it can; `clock` is the
     monotonic clock, in seconds, on which the router reads deadlines; `wall_ms` and `new_id` stamp
     and name patterns; `registry` takes the HTTP metrics when the node has one of its own;
-    `memory` refuses bodies that do not fit.
+    `memory` refuses bodies that do not fit; `streams` bounds those who follow the changes.
     """
     routes = (*ROUTES, *extra_routes)
+    metrics = Metrics(registry)
     api = Api(
         router=router,
         config=config,
@@ -73,11 +88,13 @@ def build_app(  # noqa: PLR0913 - each part of a node comes by name
         new_id=new_id,
         version=installed_version("recollect"),
         bodies=BodyBudget(BUDGET_BODIES * config.body_bytes_max, memory),
-        metrics=Metrics(registry),
+        metrics=metrics,
+        streams=Streams(streams or StreamLimits(), metrics.registry),
     )
     app = web.Application(middlewares=[edge(api)], client_max_size=config.body_bytes_max)
     for route in (*routes, openapi.route(routes, api.version, locked=bool(config.api_key))):
         _add(app, api, route)
+    app.on_shutdown.append(api.streams.close)
     return app
 
 

@@ -26,7 +26,11 @@ from storage.ids import PointId
 if TYPE_CHECKING:
     from cluster.api.body import BodyBudget
     from cluster.api.metrics import Metrics
+    from cluster.api.streams import Streams
+    from cluster.change_feed import ChangeFeed
+    from cluster.checkpoints import Checkpoints
     from cluster.config import Config
+    from cluster.graph_router import GraphRouter
 
 PayloadMode = Literal["merge", "replace", "remove", "clear"]
 
@@ -58,6 +62,18 @@ class CollectionInfo(Protocol):
 class Backend(Protocol):
     """The router, as the API calls it. Every method may raise the errors of cluster.errors."""
 
+    @property
+    def graphs(self) -> GraphRouter:
+        """What concerns graphs."""
+
+    @property
+    def checkpoints(self) -> Checkpoints | None:
+        """What concerns checkpoints; None when they are not configured."""
+
+    @property
+    def changes(self) -> ChangeFeed:
+        """What changes, to be followed."""
+
     async def create_collection(  # noqa: PLR0913 - all that a collection is
         self,
         name: str,
@@ -69,6 +85,7 @@ class Backend(Protocol):
         embedding_space: str | None,
         options: Options,
         must_be_new: bool = False,
+        custom_sharding: bool = False,
     ) -> Collection:
         """Create a collection; an equal one is found, or, if it `must_be_new`, refused."""
 
@@ -143,7 +160,10 @@ class Backend(Protocol):
         with_vector: bool,
         options: Options,
     ) -> tuple[list[Record], PointId | None]:
-        """Return points in id order from `offset` on, and the id that follows them."""
+        """Return points in id order from `offset` on, and the id that follows them.
+
+        All points of the last id are in the page, which may therefore exceed `limit`.
+        """
 
     async def count(self, collection: Collection, where: Any, options: Options) -> int:
         """Count the points that a filter matches."""
@@ -181,3 +201,4 @@ class Api:
     version: str
     bodies: BodyBudget
     metrics: Metrics
+    streams: Streams

@@ -27,6 +27,7 @@ from cluster.model import Session
 
 SESSION_HEADER: Final = "X-Recollect-Session"
 JSON_TYPE: Final = "application/json"
+EVENT_TYPE: Final = "text/event-stream"
 SERVER: Final = "recollect"
 
 

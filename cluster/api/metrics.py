@@ -35,8 +35,9 @@ class Metrics:
         # Looking a child up by its labels costs more than counting does.
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
-    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered request. `route` is the table's path, never a user's text."""
+    def observe(self, method: str, route: str, status: int, seconds: float | None) -> None:
+        """Count one answered request. `route` is the table's path, never a user's text; a stream
+        has no `seconds`: how long somebody listened says nothing of the node."""
         key = (method, route, status)
         found = self._children.get(key)
         if found is None:
@@ -46,7 +47,8 @@ class Metrics:
             )
             self._children[key] = found
         found[0].inc()
-        found[1].observe(seconds)
+        if seconds is not None:
+            found[1].observe(seconds)
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

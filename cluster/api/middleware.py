@@ -89,7 +89,8 @@ def edge(api: Api) -> Middleware:
         except Exception as error:  # noqa: BLE001 - the edge is where everything ends
             seconds = clock() - started
             response = refusal(error, seconds)
-        api.metrics.observe(_known(request.method), _route(request), response.status, seconds)
+        taken_s = seconds if isinstance(response, web.Response) else None
+        api.metrics.observe(_known(request.method), _route(request), response.status, taken_s)
         return response
 
     return answer

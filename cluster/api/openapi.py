@@ -17,17 +17,19 @@ from aiohttp import web
 from cluster.api import answers
 from cluster.api.cluster_routes import OPEN_PATHS
 from cluster.api.collection_schema import VectorParams
-from cluster.api.envelope import JSON_TYPE, SERVER, SESSION_HEADER
+from cluster.api.envelope import EVENT_TYPE, JSON_TYPE, SERVER, SESSION_HEADER
 from cluster.api.identity import NAME_PATTERN
 from cluster.api.parameters import (
     IDEMPOTENCY_HEADER,
+    KEY_PARAMETER,
     KEY_PATTERN,
     PARAMETER_NAMES,
     SESSION_PATTERN,
     STALENESS_MAX_MS,
 )
 from cluster.api.route import Call, Route
-from cluster.api.schema import ID_SCHEMA, RequestBody
+from cluster.api.schema import ID_SCHEMA, KEY_SCHEMA, RequestBody
+from graph.algorithms import ALGORITHMS
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 _VARIABLE: Final = re.compile(r"\{(\w+)(?::[^}]*)?\}")
@@ -35,6 +37,8 @@ _VARIABLE: Final = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 _PATH_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "collection_name": {"type": "string", "pattern": NAME_PATTERN},
     "id": ID_SCHEMA,
+    "graph_name": {"type": "string", "pattern": NAME_PATTERN},
+    "algorithm": {"enum": sorted(ALGORITHMS)},
     "field_name": {"type": "string", "minLength": 1, "maxLength": 255},
 }
 _QUERY_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
@@ -149,7 +153,7 @@ def _operation(item: Route, known: dict[str, Any]) -> dict[str, Any]:
     if item.body is not None:
         schema = known[_key(item.body)]
         content = {JSON_TYPE: {"schema": schema}}
-        operation["requestBody"] = {"required": True, "content": content}
+        operation["requestBody"] = {"required": not item.body_optional, "content": content}
     if item.path in OPEN_PATHS:
         operation["security"] = []
     return operation
@@ -162,7 +166,11 @@ def _parameters(item: Route) -> list[dict[str, Any]]:
     ]
     if item.plain:
         return found
+    if item.streams is not None:
+        return found + [_parameter(*parameter) for parameter in item.streams]
     found += [_parameter(name, "query", _QUERY_SCHEMAS[name]) for name in PARAMETER_NAMES]
+    if item.keyed:
+        found.append(_parameter(KEY_PARAMETER, "query", KEY_SCHEMA))
     found.append(
         _parameter(SESSION_HEADER, "header", {"type": "string", "pattern": SESSION_PATTERN})
     )
@@ -179,6 +187,8 @@ def _parameter(
 
 
 def _success(item: Route, known: dict[str, Any]) -> dict[str, Any]:
+    if item.streams is not None:
+        return {"description": item.summary, "content": {EVENT_TYPE: {}}}
     if item.answer is None:
         kind = JSON_TYPE if item.path.endswith(".json") else "text/plain"
         return {"description": item.summary, "content": {kind: {}}}
@@ -200,7 +210,7 @@ def _success(item: Route, known: dict[str, Any]) -> dict[str, Any]:
         "description": item.summary,
         "content": {JSON_TYPE: {"schema": schema}},
     }
-    if item.path.startswith(("/collections", "/patterns", "/vectors")):
+    if item.path.startswith(("/collections", "/patterns", "/vectors", "/graph", "/batch")):
         described["headers"] = {SESSION_HEADER: {"schema": {"type": "string"}}}
     return described
 

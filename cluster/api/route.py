@@ -8,9 +8,9 @@ decode, then the handler under the request's deadline. Large bodies are decoded 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from aiohttp import web
 
@@ -25,7 +25,7 @@ from cluster.api.parameters import (
 )
 from cluster.api.schema import RequestBody
 from cluster.api.strict_json import StrictDecoder
-from cluster.errors import CollectionNotFound, DeadlineExceeded
+from cluster.errors import CollectionNotFound, DeadlineExceeded, GraphNotFound
 from cluster.model import Collection, Options, WriteAck
 
 LARGE_BODY_BYTES: Final = 256 * 1024
@@ -37,7 +37,15 @@ TOKEN_SHARDS_MAX: Final = 300
 """Shards in the session token of a read; clients take headers of 8 KiB."""
 
 T = TypeVar("T")
-Handler = Callable[..., Awaitable[Answer | web.Response]]
+Handler = Callable[..., Awaitable[Answer | web.StreamResponse]]
+
+
+class Parameter(NamedTuple):
+    """A parameter that is one route's own, for the API description."""
+
+    name: str
+    place: str
+    schema: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +59,15 @@ class Route:
     body: type[RequestBody] | None = None
     answer: Any = None
     writes: bool = False
+    body_optional: bool = False
+    """No body is an empty object."""
     searches: bool = False
+    keyed: bool = False
+    """Takes a key in the query parameter `shard_key`; other routes have it in their body."""
     plain: bool = False
     """Answers outside the envelope, and takes any query parameter."""
+    streams: Sequence[Parameter] | None = None
+    """What a route takes that answers with events, for as long as somebody listens."""
     errors: tuple[int, ...] = field(default=())
     """Statuses beyond those that every route has."""
 
@@ -61,7 +75,7 @@ class Route:
 class Call:
     """One request on its way through a handler."""
 
-    __slots__ = ("api", "body_bytes", "digest", "key", "options", "request", "route")
+    __slots__ = ("api", "body_bytes", "digest", "key", "options", "request", "route", "shard_key")
 
     def __init__(self, api: Api, request: web.Request, route: Route, options: Options) -> None:
         self.api = api
@@ -70,6 +84,7 @@ class Call:
         self.options = options
         self.body_bytes = 0
         self.key = ""
+        self.shard_key: str | None = None
         self.digest = ""
 
     @property
@@ -104,7 +119,7 @@ class Call:
         seen = self.options.session.merged(ack.session.indexes)
         return Answer(result, session=self.api.router.session(seen))
 
-    def answered(self, answer: Answer | web.Response) -> Answer | web.Response:
+    def answered(self, answer: Answer | web.StreamResponse) -> Answer | web.StreamResponse:
         """Return a read's answer with the session that has seen what it reflects.
 
         A token that would not fit a header, as many shards make one, is left out.
@@ -128,16 +143,19 @@ def endpoint(api: Api, route: Route) -> Callable[[web.Request], Awaitable[Any]]:
         return await _deadline(limit_s, route.handler(Call(api, request, route, options)))
 
     async def answer_bodiless(request: web.Request) -> Any:
-        parameters = read_parameters(request, limit_s)
+        parameters = read_parameters(request, limit_s, keyed=route.keyed)
         call = Call(api, request, route, parameters.options(api.clock()))
-        call.key = parameters.idempotency_key
+        call.key, call.shard_key = parameters.idempotency_key, parameters.shard_key
         return call.answered(await _deadline(parameters.timeout_s, route.handler(call)))
 
     async def answer_body(request: web.Request) -> Any:
         assert decoder is not None, "this route has a schema"
         parameters = read_parameters(request, limit_s)
         with api.bodies.claim() as claim:
-            raw = await read_body(request, api.config.body_bytes_max, limit_s, claim)
+            if route.body_optional and not request.can_read_body:
+                raw = b"{}"
+            else:
+                raw = await read_body(request, api.config.body_bytes_max, limit_s, claim)
             claim.grow_decoded(await _elements(raw))
             body = await _decoded(decoder, raw)
             call = Call(api, request, route, parameters.options(api.clock()))
@@ -147,6 +165,12 @@ def endpoint(api: Api, route: Route) -> Callable[[web.Request], Awaitable[Any]]:
             del raw
             return call.answered(await _deadline(parameters.timeout_s, _answered(call, body)))
 
+    async def answer_stream(request: web.Request) -> Any:
+        options = Options(deadline_s=api.clock() + limit_s)
+        return await route.handler(Call(api, request, route, options))
+
+    if route.streams is not None:
+        return answer_stream
     if route.plain:
         return answer_plain
     return answer_bodiless if decoder is None else answer_body
@@ -165,11 +189,11 @@ async def _decoded(decoder: StrictDecoder[Any], raw: bytes) -> Any:
     return await asyncio.to_thread(decoder.decode, raw)
 
 
-async def _answered(call: Call, body: RequestBody) -> Answer | web.Response:
+async def _answered(call: Call, body: RequestBody) -> Answer | web.StreamResponse:
     """Run the handler; a write that met a dropped collection looks for a newer one of its name."""
     try:
         return await call.route.handler(call, body)
-    except CollectionNotFound:
+    except (CollectionNotFound, GraphNotFound):
         if not call.route.writes or call.options.strong:
             raise
     call.options = replace(call.options, strong=True)

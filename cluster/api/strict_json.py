@@ -37,7 +37,7 @@ COUNTED_BYTES: Final = 1024 * 1024
 VALUES_MAX: Final = 8 * 1024 * 1024
 QUOTED_MAX: Final = 200
 
-_AT: Final = re.compile(r"^(.*?)(?: - at `(\$.*)`)?$", re.DOTALL)
+_AT: Final = re.compile(r"^(.*?)(?: - at (?:`key` in )?`(\$.*)`)?$", re.DOTALL)
 _NAMED: Final = re.compile(r"^Object (contains unknown|missing required) field `(.*)`$", re.DOTALL)
 _BYTE: Final = re.compile(r"\(byte (\d+)\)$")
 _CONSTANT: Final = re.compile(rb"N|-?I")

@@ -9,19 +9,39 @@ so it tells at once whether a vector is finite and whether it has a direction.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from cluster.errors import BadRequest
-from cluster.model import Collection, Vector
+from cluster.model import Distance, Vector
 
 SQUARE_MAX: Final = float(np.finfo(np.float32).max) ** 2
 
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
-def check_vector(values: Sequence[float], collection: Collection, field: str) -> Vector:
+class VectorSpace(Protocol):
+    """A collection or a graph: what its vectors are like."""
+
+    @property
+    def name(self) -> str:
+        """The name that users know it by."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of its vectors."""
+
+    @property
+    def distance(self) -> Distance:
+        """How they are compared."""
+
+    @property
+    def embedding_space(self) -> str | None:
+        """The model that they come from, if it is known."""
+
+
+def check_vector(values: Sequence[float], collection: VectorSpace, field: str) -> Vector:
     """Return one vector as float32[dimension].
 
     Raises:
@@ -32,7 +52,7 @@ def check_vector(values: Sequence[float], collection: Collection, field: str) ->
 
 
 def check_vectors(
-    rows: Sequence[Sequence[float]], collection: Collection, field_of: Callable[[int], str]
+    rows: Sequence[Sequence[float]], collection: VectorSpace, field_of: Callable[[int], str]
 ) -> Matrix:
     """Return vectors as float32[n, dimension]; `field_of(i)` names row i.
 

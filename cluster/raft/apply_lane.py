@@ -142,10 +142,10 @@ class ApplyLane:
     def _may_apply_here(self, replica: Replica) -> bool:
         return (
             not self._jobs
-            and not replica.heavy
             and replica.inbox_bytes <= SMALL_BYTES
             and not replica.machine.busy
             and self._clock() >= self._slow_until_s
+            and not replica.takes_long()
         )
 
     def _apply_here(self, replica: Replica) -> None:

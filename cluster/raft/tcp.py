@@ -5,6 +5,9 @@ Raft messages of all groups and the calls of `cluster.peer` share it: everything
 while the loop runs one turn goes out as one frame, so the heartbeats of all groups between two
 nodes travel together. A peer that does not read is cut off once `QUEUE_BYTES_MAX` wait for it:
 Raft and the callers' deadlines deal with a lost connection, nobody deals with a full memory.
+
+A call or a reply that is too large for a frame is never sent: the other end would close the
+connection, with everything on it. Messages of Raft are small, as `cluster.config` sees to.
 """
 
 from __future__ import annotations
@@ -34,6 +37,10 @@ REPLY: Final = 3
 PING: Final = 4
 
 
+class FrameTooLarge(Exception):
+    """The other end takes no frame of that size, so it was not sent."""
+
+
 class Link:
     """One established connection."""
 
@@ -56,12 +63,16 @@ class Link:
 
         Between a close and the news of it there is a turn of the loop, in which uvloop raises.
         """
+        return self.send_packed(frames.pack(kind, content))
+
+    def send_packed(self, body: bytes) -> bool:
+        """Do the same with a frame's body."""
         if self.writer.transport.is_closing():
             return False
         if self.writer.transport.get_write_buffer_size() > QUEUE_BYTES_MAX:
             self.close()
             return False
-        self.writer.writelines(self._sealer.seal(frames.pack(kind, content)))
+        self.writer.writelines(self._sealer.seal(body))
         return True
 
     def close(self) -> None:
@@ -121,9 +132,18 @@ class PeerPort:
                     link.send(RAFT, batch)
 
     def send(self, peer: str, kind: int, content: Any) -> bool:
-        """Send a call or a reply; False when there is no connection."""
+        """Send a call or a reply; False when there is no connection.
+
+        Raises:
+            FrameTooLarge: it is not sent, and the connection stays.
+        """
         link = self._links.get(peer)
-        return link is not None and link.send(kind, content)
+        if link is None:
+            return False
+        body = frames.pack(kind, content)
+        if len(body) > self._frame_bytes_max:
+            raise FrameTooLarge(f"{len(body)} bytes, and a frame has {self._frame_bytes_max}")
+        return link.send_packed(body)
 
     # -- life ---------------------------------------------------------------------------------
 

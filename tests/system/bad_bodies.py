@@ -96,7 +96,7 @@ COLLECTIONS: list[Case] = [
         for name in ("shard_number", "replication_factor", "write_consistency_factor")
         for value in (0, -1, 1.5, "1", 2**70)
     ),
-    ({"vectors": COSINE, "sharding_method": "custom"}, "sharding_method"),
+    ({"vectors": COSINE, "sharding_method": "manual"}, "sharding_method"),
     ({"vectors": COSINE, "sparse_vectors": {"a": {}}}, "sparse_vectors"),
     ({"vectors": COSINE, "quantization_config": {"scalar": {}}}, "quantization_config"),
     ({"vectors": COSINE, "init_from": {"collection": "x"}}, "init_from"),

@@ -40,10 +40,12 @@ from cluster.model import (
     WriteAck,
 )
 from storage.filters import matches
-from storage.ids import PointId, encode_id
+from storage.ids import PointId, ShardKey, encode_id, key_bytes
 
 NOW_MS = 1_760_000_000_123
 SPACE = "space-of-the-test-embedder"
+
+Identity = tuple[PointId, ShardKey | None]
 
 
 @dataclass
@@ -64,13 +66,17 @@ class MemoryRouter:
     shards_failed: tuple[int, ...] = ()
     failing: Exception | None = None
     known: dict[str, Collection] = field(default_factory=dict)
-    points: dict[int, dict[PointId, Record]] = field(default_factory=dict)
+    points: dict[int, dict[Identity, Record]] = field(default_factory=dict)
     seen: list[Options] = field(default_factory=list)
     applied: dict[str, WriteAck] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     reflects: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.graphs: Any = None
+        self.checkpoints: Any = None
+        self.changes: Any = None
+        """Graphs are tested on whole nodes."""
         self._versions = itertools.count(2)
         self._uids = itertools.count(1)
 
@@ -91,6 +97,7 @@ class MemoryRouter:
         embedding_space,
         options,
         must_be_new=False,
+        custom_sharding=False,
     ) -> Collection:
         self._note(options)
         if name in self.known and must_be_new:
@@ -105,6 +112,7 @@ class MemoryRouter:
             hnsw_m=hnsw_m,
             hnsw_ef_construct=hnsw_ef_construct,
             embedding_space=embedding_space,
+            custom_sharding=custom_sharding,
         )
         self.known[name] = made
         self.points[made.uid] = {}
@@ -147,39 +155,54 @@ class MemoryRouter:
             self.digests[options.request_id] = options.request_digest
         return ack
 
-    def _require(self, collection: Collection, conditions: Mapping[PointId, int | None]) -> None:
+    def _require(
+        self, collection: Collection, conditions: Mapping[PointId, int | None], key: Any
+    ) -> None:
         for each, wanted in conditions.items():
-            stored = self.points[collection.uid].get(each)
+            stored = self.points[collection.uid].get((each, key))
             version = stored.version if stored else 0
             if wanted not in {None, version}:
                 raise VersionConflict("no", point=each, current_version=version)
+
+    def _visible(self, collection: Collection, options: Options) -> list[Record]:
+        """Return the records under the keys of the request, in the order of their identities."""
+        assert collection.custom_sharding or options.shard_keys is None
+        records = self.points[collection.uid].values()
+        keys = options.shard_keys
+        seen = [each for each in records if keys is None or each.shard_key in keys]
+        return sorted(seen, key=_place)
 
     async def upsert(
         self, collection: Collection, points: Sequence[Point], options: Options
     ) -> WriteAck:
         def change(version: int) -> None:
-            self._require(collection, {point.id: point.if_version for point in points})
+            (key,) = options.shard_keys or (None,)
+            assert collection.custom_sharding is (key is not None)
+            self._require(collection, {point.id: point.if_version for point in points}, key)
             for point in points:
-                self.points[collection.uid][point.id] = Record(
-                    point.id, version, _stored(collection, point.vector), dict(point.payload)
+                vector = _stored(collection, point.vector)
+                self.points[collection.uid][point.id, key] = Record(
+                    point.id, version, vector, dict(point.payload), shard_key=key
                 )
 
         return self._written(options, change)
 
-    def _selected(self, collection: Collection, selector: Any) -> list[Record]:
-        stored = self.points[collection.uid]
+    def _selected(self, collection: Collection, selector: Any, options: Options) -> list[Record]:
+        visible = self._visible(collection, options)
         if isinstance(selector, list):
-            return [stored[item] for item in selector if item in stored]
-        return [record for record in stored.values() if _passes(selector, record)]
+            assert not collection.custom_sharding or options.shard_keys is not None
+            return [record for record in visible if record.id in selector]
+        return [record for record in visible if _passes(selector, record)]
 
     async def delete(
         self, collection: Collection, selector: Any, options: Options, *, if_version=None
     ) -> WriteAck:
         def change(version: int) -> None:
             if if_version is not None:
-                self._require(collection, {selector[0]: if_version})
-            for record in self._selected(collection, selector):
-                del self.points[collection.uid][record.id]
+                (key,) = options.shard_keys or (None,)
+                self._require(collection, {selector[0]: if_version}, key)
+            for record in self._selected(collection, selector, options):
+                del self.points[collection.uid][record.id, record.shard_key]
 
         return self._written(options, change)
 
@@ -193,7 +216,7 @@ class MemoryRouter:
         options: Options,
     ) -> WriteAck:
         def change(version: int) -> None:
-            for record in self._selected(collection, selector):
+            for record in self._selected(collection, selector, options):
                 old = record.payload or {}
                 new = {
                     "merge": {**old, **payload},
@@ -201,8 +224,9 @@ class MemoryRouter:
                     "remove": {key: value for key, value in old.items() if key not in keys},
                     "clear": {},
                 }[mode]
-                changed = Record(record.id, version, record.vector, new)
-                self.points[collection.uid][record.id] = changed
+                key = record.shard_key
+                changed = Record(record.id, version, record.vector, new, shard_key=key)
+                self.points[collection.uid][record.id, key] = changed
 
         return self._written(options, change)
 
@@ -210,11 +234,12 @@ class MemoryRouter:
         self, collection: Collection, ids, *, with_payload: bool, with_vector: bool, options
     ) -> list[Record]:
         self._note(options)
-        stored = self.points[collection.uid]
+        visible = self._visible(collection, options)
         return [
-            _shown(stored[item], with_payload=with_payload, with_vector=with_vector)
+            _shown(record, with_payload=with_payload, with_vector=with_vector)
             for item in ids
-            if item in stored
+            for record in visible
+            if record.id == item
         ]
 
     async def search(
@@ -222,13 +247,13 @@ class MemoryRouter:
     ) -> SearchAnswer:
         self._note(options)
         hits = []
-        for record in self.points[collection.uid].values():
+        for record in self._visible(collection, options):
             if request.filter is None or _passes(request.filter, record):
                 score = _score(collection, record, request.vector)
                 hits.append((score, record))
         less_is_better = collection.distance in {"Euclid", "Manhattan"}
         sign = 1 if less_is_better else -1
-        hits.sort(key=lambda hit: (sign * hit[0], encode_id(hit[1].id)))
+        hits.sort(key=lambda hit: (sign * hit[0], _place(hit[1])))
         limit = request.score_threshold
         if limit is not None:
             hits = [hit for hit in hits if (hit[0] <= limit if less_is_better else hit[0] >= limit)]
@@ -241,6 +266,7 @@ class MemoryRouter:
                     score,
                     record.vector if request.with_vector else None,
                     record.payload if request.with_payload else None,
+                    record.shard_key,
                 )
                 for score, record in page
             ],
@@ -261,27 +287,32 @@ class MemoryRouter:
     ) -> tuple[list[Record], PointId | None]:
         self._note(options)
         start = b"" if offset is None else encode_id(offset)
-        found = sorted(
-            (
-                record
-                for record in self.points[collection.uid].values()
-                if encode_id(record.id) >= start and (where is None or _passes(where, record))
-            ),
-            key=lambda record: encode_id(record.id),
-        )
+        found = [
+            record
+            for record in self._visible(collection, options)
+            if encode_id(record.id) >= start and (where is None or _passes(where, record))
+        ]
+        end = limit
+        while end < len(found) and found[end].id == found[end - 1].id:
+            end += 1
         page = [
             _shown(record, with_payload=with_payload, with_vector=with_vector)
-            for record in found[:limit]
+            for record in found[:end]
         ]
-        return page, found[limit].id if len(found) > limit else None
+        return page, found[end].id if len(found) > end else None
 
     async def count(self, collection: Collection, where: Any, options: Options) -> int:
         self._note(options)
-        stored = self.points[collection.uid].values()
-        return sum(1 for record in stored if where is None or _passes(where, record))
+        visible = self._visible(collection, options)
+        return sum(1 for record in visible if where is None or _passes(where, record))
 
     async def cluster_status(self) -> dict[str, Any]:
         return {"cluster_id": "memory", "nodes": [], "shards": []}
+
+
+def _place(record: Record) -> tuple[bytes, bytes]:
+    key = record.shard_key
+    return encode_id(record.id), b"" if key is None else key_bytes(key)
 
 
 def _passes(where: Any, record: Record) -> bool:
@@ -311,6 +342,7 @@ def _shown(record: Record, *, with_payload: bool, with_vector: bool) -> Record:
         record.version,
         record.vector if with_vector else None,
         record.payload if with_payload else None,
+        shard_key=record.shard_key,
     )
 
 

@@ -127,6 +127,8 @@ class GroupReplica:
         self.applied_override: int | None = None
         """What the replica says it has applied, while its machine is further."""
         self.proposed: list[bytes] = []
+        self.on_propose: Callable[[], object] = lambda: None
+        """Called before something is proposed here."""
         self.applied: Callable[[GroupReplica], None] = lambda replica: None
         group.replicas[node] = self
 
@@ -169,6 +171,7 @@ class GroupReplica:
 
     async def propose(self, command: bytes, deadline_s: float) -> Result:
         self.proposed.append(command)
+        self.on_propose()
         await asyncio.sleep(0)
         if not self.is_leader:
             raise NotLeader("not here", leader=self.leader)
@@ -337,6 +340,8 @@ class RouterCluster:
         self.metadata = Group(metadata_members or names, self.clock)
         self.groups = [Group(list(members), self.clock) for members in shard_map]
         self._request_number = 0
+        self.on_pause: Callable[[], object] = lambda: None
+        """Called when a question to a graph lets others in."""
         self._open()
         self._form()
         for node in self.nodes.values():
@@ -383,7 +388,11 @@ class RouterCluster:
             sleep=self.clock.sleep,
             metadata_members=self.metadata.members,
             view_learned=node.learn,
+            pause=self._pause,
         )
+
+    def _pause(self) -> None:
+        self.on_pause()
 
     def _new_id(self) -> str:
         self._request_number += 1

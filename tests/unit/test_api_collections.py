@@ -177,7 +177,6 @@ async def test_malformed_parameters_are_named(body, field):
         ({"vectors": {**VECTORS, "datatype": "uint8"}}, "vectors.datatype"),
         ({"vectors": VECTORS, "sparse_vectors": {"text": {}}}, "sparse_vectors"),
         ({"vectors": VECTORS, "quantization_config": {"scalar": {}}}, "quantization_config"),
-        ({"vectors": VECTORS, "sharding_method": "custom"}, "sharding_method"),
         ({"vectors": VECTORS, "strict_mode_config": {"enabled": True}}, "strict_mode_config"),
         ({"vectors": VECTORS, "metadata": {"a": 1}}, "metadata"),
         ({"vectors": VECTORS, "init_from": {"collection": "x"}}, "init_from"),

@@ -26,7 +26,16 @@ PLACES = sorted({(route.method, public_path(route)) for route in ROUTES})
 
 def concrete(path: str) -> str:
     """Return a route's path with its variables filled in."""
-    return path.replace("{collection_name}", "c").replace("{id}", "1").replace("{field_name}", "f")
+    values = {
+        "collection_name": "c",
+        "graph_name": "g",
+        "algorithm": "pagerank",
+        "id": "1",
+        "field_name": "f",
+    }
+    for name, value in values.items():
+        path = path.replace(f"{{{name}}}", value)
+    return path
 
 
 async def test_every_route_but_health_needs_the_key():
@@ -117,6 +126,8 @@ async def test_unknown_methods_are_405(method):
     """A route answers 405, with what it allows, to every method that it does not have."""
     async with served() as client:
         known = {path for listed, path in PLACES if listed == method}
+        if "/graph/{graph_name}" in known:
+            known |= {"/graph/cypher", "/graph/recall"}  # which are names of graphs, too
         for path in sorted({path for _, path in PLACES} - known):
             reply = await client(method, concrete(path))
 

@@ -174,7 +174,7 @@ async def test_extreme_vectors_with_a_meaning_are_stored(vector, distance):
         ({"batch": {"ids": [-1], "vectors": [[1, 2, 3]]}}, "bad_request", "batch.ids[0]"),
         ({"batch": {"ids": [1], "vectors": {"a": []}}}, "unsupported_feature", "batch.vectors"),
         ({"points": [point(vector={"a": [1]})]}, "unsupported_feature", "points[0].vector"),
-        ({"points": [point()], "shard_key": "x"}, "unsupported_feature", "shard_key"),
+        ({"points": [point()], "shard_key": "x"}, "bad_request", "shard_key"),
         ({"points": [point()], "update_filter": {}}, "unsupported_feature", "update_filter"),
         (
             {"points": [point()], "update_mode": "insert_only"},
@@ -333,7 +333,7 @@ async def test_selected_payload_fields_are_returned():
         ({"ids": [1], "with_vector": 1}, "bad_request", "with_vector"),
         ({"ids": [1], "with_vectors": True}, "bad_request", "with_vectors"),
         ({"ids": [1], "with_vector": ["a"]}, "unsupported_feature", "with_vector"),
-        ({"ids": [1], "shard_key": ["a"]}, "unsupported_feature", "shard_key"),
+        ({"ids": [1], "shard_key": ["a"]}, "bad_request", "shard_key"),
     ],
 )
 async def test_malformed_reads_are_named(body, code, field):
@@ -374,7 +374,7 @@ async def test_points_are_deleted_by_id_or_filter():
             "unsupported_feature",
             "filter.must[0].geo_radius",
         ),
-        ({"points": [1], "shard_key": 1}, "unsupported_feature", "shard_key"),
+        ({"points": [1], "shard_key": 1}, "bad_request", "shard_key"),
     ],
 )
 async def test_malformed_selections_are_named(body, code, field):

@@ -181,7 +181,6 @@ UNSUPPORTED = [
     ({"using": "image"}, "using"),
     ({"lookup_from": {"collection": "d"}}, "lookup_from"),
     ({"group_by": "n"}, "group_by"),
-    ({"shard_key": "a"}, "shard_key"),
     ({"query": {"fusion": "rrf"}}, "query.fusion"),
     ({"query": {"recommend": {"positive": [1]}}}, "query.recommend"),
     ({"query": {"discover": {}}}, "query.discover"),

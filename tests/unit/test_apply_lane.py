@@ -14,12 +14,20 @@ from typing import Any
 
 import pytest
 
-from cluster.command import Result
+from cluster.command import (
+    Command,
+    DropCollection,
+    DropGraph,
+    Result,
+    Transaction,
+    encode_command,
+)
 from cluster.raft.apply_lane import GATHER_BYTES, SLOW_REST_S, SLOW_S, ApplyLane
 from cluster.raft.driver import Driver
 from cluster.replica import Replica
 from cluster.shard import ShardMachine
 from cluster.state_machine import Entry
+from graph.model import GraphChanges, NodeWrite
 from tests.shard_commands import TTL_MS, command, point, upsert
 from tests.simulation.nodes import Net
 
@@ -65,9 +73,12 @@ class Scene:
     def commit(self, count: int = 1, payload_bytes: int = 0) -> None:
         """Bring committed entries to the replica, as the driver does."""
         payload = b'{"a":"' + b"x" * payload_bytes + b'"}'
+        numbers = range(self.next_index, self.next_index + count)
+        self.bring([command(upsert(point(number, payload))) for number in numbers])
+
+    def bring(self, commands: Sequence[bytes]) -> None:
         entries = []
-        for _ in range(count):
-            raw = command(upsert(point(self.next_index, payload)))
+        for raw in commands:
             entries.append((b"\x00" + raw, self.next_index, 1))
             self.next_index += 1
         self.replica.take_committed(entries)
@@ -100,6 +111,36 @@ async def test_what_somebody_waits_for_is_applied_at_once_on_the_loop(scene: Sce
     scene.commit()
     assert scene.machine.batches == [(threading.current_thread().name, 1)]
     assert scene.told == [2]
+    await waiting
+
+
+LARGE_EFFECTS = {
+    "a collection goes": DropCollection(1),
+    "a graph goes": DropGraph(5),
+    "nodes go, and with them any number of edges": Transaction(
+        [], 5, GraphChanges(delete_nodes=["a"], cascade=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("body", LARGE_EFFECTS.values(), ids=LARGE_EFFECTS.keys())
+async def test_a_small_entry_with_a_large_effect_goes_to_the_thread(scene: Scene, body) -> None:
+    """How much an entry changes does not follow from its size; the loop must not find out."""
+    waiting = await waited_for(scene, 2)
+    scene.bring([encode_command(Command("", 1, body))])
+    await scene.until(2)
+
+    assert [thread for thread, _ in scene.machine.batches] == ["lane_0"]
+    await waiting
+
+
+async def test_a_small_graph_change_is_applied_on_the_loop(scene: Scene) -> None:
+    """Writing a node or an edge is as small as it looks."""
+    waiting = await waited_for(scene, 2)
+    body = Transaction([], 5, GraphChanges(nodes=[NodeWrite("a")]))
+    scene.bring([encode_command(Command("", 1, body))])
+
+    assert scene.machine.batches == [(threading.current_thread().name, 1)]
     await waiting
 
 

@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from cluster.channel import CallChannel
-from cluster.errors import DeadlineExceeded, NotLeader, Unavailable
+from cluster.errors import BadRequest, DeadlineExceeded, NotLeader, PayloadTooLarge, Unavailable
 from cluster.raft import frames
 from cluster.raft.frames import ForeignPeer
 from cluster.raft.tcp import PING, PeerPort
@@ -195,6 +195,36 @@ async def test_calls_answer_fail_and_time_out() -> None:
         b._links["a"].close()
         with pytest.raises(Unavailable):
             await waiting
+
+
+async def test_what_is_too_large_to_travel_costs_no_connection() -> None:
+    """The caller is told, question or answer, and what else is under way goes on."""
+    async with ports() as (a, b):
+        calls = {name: CallChannel(port) for name, port in (("a", a), ("b", b))}
+        lost: list[str] = []
+        a.on_disconnected = b.on_disconnected = lost.append
+        await until(lambda: a.connected("b") and b.connected("a"))
+        loop, gate = asyncio.get_running_loop(), asyncio.Event()
+
+        async def times(sender: str, body: int) -> bytes:
+            return b"x" * body
+
+        async def wait(sender: str, body: object) -> str:
+            await gate.wait()
+            return "done"
+
+        calls["a"].serve("times", times)
+        calls["a"].serve("wait", wait)
+        soon = loop.time() + 5
+        waiting = loop.create_task(calls["b"].call("a", "wait", None, soon))
+        with pytest.raises(PayloadTooLarge):
+            await calls["b"].call("a", "times", b"x" * 10_000, soon)
+        with pytest.raises(BadRequest, match="ask for less"):
+            await calls["b"].call("a", "times", 10_000, soon)
+        assert await calls["b"].call("a", "times", 9_000, soon) == b"x" * 9_000
+        gate.set()
+
+        assert (await waiting, lost) == ("done", [])
 
 
 async def test_an_answer_to_an_earlier_process_is_nobodys() -> None:

@@ -13,11 +13,14 @@ from cluster.command import Result
 from cluster.metadata import (
     ClusterView,
     CreateCollection,
+    CreateGraph,
     DropCollection,
+    DropGraph,
     Init,
     MetadataBody,
     MetadataMachine,
     PurgeCollection,
+    PurgeGraph,
     PutDocument,
     decode_metadata,
     decode_view,
@@ -122,9 +125,11 @@ def test_the_cluster_decides_how_long_requests_are_remembered(machine: MetadataM
 def test_creating_is_idempotent(machine: MetadataMachine) -> None:
     """Equal parameters give the same collection, other ones a conflict."""
     other = msgspec.structs.replace(BOOKS, dimension=5)
-    results = apply(machine, FORM, BOOKS, BOOKS, other)
+    keyed = msgspec.structs.replace(BOOKS, custom_sharding=True)
+    results = apply(machine, FORM, BOOKS, BOOKS, other, keyed)
 
-    assert results[1:] == [Result(3, 1), Result(4, 0), Result(5, error="collection_exists")]
+    assert results[1:3] == [Result(3, 1), Result(4, 0)]
+    assert [each.error for each in results[3:]] == ["collection_exists"] * 2
     assert seen(machine).collections["books"] == Collection(
         uid=2, name="books", dimension=4, distance="Dot"
     )
@@ -328,7 +333,56 @@ def copies_agree(raws: list[bytes], cut: int) -> None:
             machine.close()
 
 
+def test_collections_of_before_there_were_keys() -> None:
+    """What an earlier version wrote to the log or the state is a collection without keys."""
+    command = msgspec.msgpack.encode(["", 1, ["create", "books", 4, "Dot", 16, 200, None]])
+    stored = msgspec.msgpack.encode({"uid": 2, "name": "b", "dimension": 4, "distance": "Dot"})
+    body = decode_metadata(command).body
+
+    assert isinstance(body, CreateCollection)
+    assert body.custom_sharding is False
+    assert msgspec.msgpack.decode(stored, type=Collection).custom_sharding is False
+
+
 def test_commands_come_back() -> None:
     """Every body survives the log."""
     for body in (FORM, BOOKS, DropCollection("x"), PurgeCollection(3), PutDocument("k", "n", None)):
         assert encode_metadata(decode_metadata(encode_metadata(body)).body) == encode_metadata(body)
+
+
+GRAPH = CreateGraph("memory", 2, "Cosine", None, ("Event.type",))
+
+
+def test_a_graph_takes_three_numbers(machine: MetadataMachine) -> None:
+    """A graph's elements and the vectors of both kinds have numbers that are never used again."""
+    apply(machine, FORM)
+    first, again, other, dropped = apply(
+        machine,
+        GRAPH,
+        GRAPH,
+        msgspec.structs.replace(GRAPH, dimension=3),
+        DropGraph("memory"),
+    )
+    apply(machine, GRAPH)
+    view = seen(machine)
+    (dropping,) = view.dropping_graphs
+
+    assert [first.affected, again.affected, dropped.affected] == [1, 0, 1]
+    assert other.error == "collection_exists"
+    assert view.graphs["memory"].uid == dropping.uid + 3
+
+
+def test_a_dropped_graph_is_purged_once(machine: MetadataMachine) -> None:
+    """What is purged is in no view any more; a graph that lives cannot be."""
+    apply(machine, FORM, GRAPH)
+    uid = seen(machine).graphs["memory"].uid
+    early, _, purged, late = apply(
+        machine,
+        PurgeGraph(uid),
+        DropGraph("memory"),
+        PurgeGraph(uid),
+        PurgeGraph(uid),
+    )
+
+    assert [early.affected, purged.affected, late.affected] == [0, 1, 0]
+    assert (seen(machine).graphs, seen(machine).dropping_graphs) == ({}, [])

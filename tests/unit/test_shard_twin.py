@@ -71,6 +71,7 @@ class Twin:
         if kept is not None and (kept[2] > now_ms or index - kept[0].version < YOUNG_ENTRIES):
             other = bool(digest and kept[1] and digest != kept[1])
             return Result(index, error="request_id_reused") if other else kept[0]
+        assert isinstance(asked.body, Body), "graphs have a twin of their own"
         uid = asked.body.collection
         if uid in self.dropped and not isinstance(asked.body, DropCollection):
             return Result(index, error="collection_dropped")
