@@ -96,11 +96,13 @@ class GraphRouter:
         changes: GraphChanges,
         options: Options,
         points: Sequence[Upsert | Delete] = (),
+        if_version: int | None = None,
     ) -> WriteAck:
         """Change a graph, and points that lie beside it under its name, in one log entry.
 
-        Raises BadRequest naming the field of what is malformed, GraphConflict, VersionConflict,
-        PayloadTooLarge; ShardsUnavailable or StorageFull.
+        `if_version`: only if that entry was the last to change the graph. Raises BadRequest naming
+        the field of what is malformed, GraphConflict, VersionConflict, PayloadTooLarge;
+        ShardsUnavailable or StorageFull.
         """
         dropped = GraphNotFound(f"graph '{name}', or the collection, was dropped")
         uid, dimension = (graph.uid, graph.dimension) if graph else (0, 0)
@@ -108,7 +110,7 @@ class GraphRouter:
         def prepare() -> Transaction:
             with retold():
                 check_changes(changes)
-            return Transaction(list(points), uid, changes, dimension)
+            return Transaction(list(points), uid, changes, dimension, if_version)
 
         upserts = any(isinstance(each, Upsert) for each in points)
         grows = bool(changes.nodes or changes.edges) or upserts

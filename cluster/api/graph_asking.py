@@ -33,20 +33,14 @@ from cluster.api.graph_question_schema import (
     Similar,
 )
 from cluster.api.graph_reading import (
-    new_element_id,
-    own_properties,
     read_moment,
-    read_properties,
-    read_vectors,
     stored_vector,
 )
-from cluster.api.graph_schema import AddChain
 from cluster.api.graphs import find_graph, named_graph
 from cluster.api.route import Call, Route
 from cluster.api.schema import given
 from cluster.api.vectors import check_vector
 from cluster.errors import BadRequest, PayloadTooLarge
-from cluster.graph_circumstances import retold
 from cluster.graph_questions import Algorithm as AlgorithmQuestion
 from cluster.graph_questions import Chains as ChainsQuestion
 from cluster.graph_questions import Counterfactual as CounterfactualQuestion
@@ -59,40 +53,12 @@ from cluster.graph_questions import Similar as SimilarQuestion
 from cluster.graph_router import Effort
 from cluster.merge import more_is_better
 from cluster.model import Graph
-from graph.causality_writes import EVENT, LABEL, Event, chain_changes
-from graph.model import edge_confidence
 
 ROWS_DEFAULT: Final = 1_000
 EXPANSIONS_DEFAULT: Final = 1_000_000
 HOPS_DEFAULT: Final = 5
 LIMIT_DEFAULT: Final = 10
 NODES_DEFAULT: Final = 10_000
-
-
-async def add_chain(call: Call, body: AddChain) -> Answer:
-    """Store events, and that each led to the next."""
-    graph = await named_graph(call)
-    options = call.write_options(str(graph.uid))
-    vectors = await read_vectors(call, graph, body.events, "events")
-    events = [_event(call, body, at, vector) for at, vector in enumerate(vectors)]
-    chosen = given(body.id, None)
-    with retold():
-        changes = chain_changes(
-            events,
-            given(body.confidences, ()),
-            new_element_id(call, options.request_id, 0) if chosen is None else chosen,
-            label=given(body.label, LABEL),
-            valid_at=read_moment(body.valid_at, "valid_at"),
-        )
-    ack = await call.api.router.graphs.write(graph.name, graph, changes, options)
-    (edge,) = changes.edges
-    result = {
-        "edge": edge.id,
-        "events": [event.id for event in events],
-        "chain_confidence": edge_confidence(edge),
-        "version": ack.version,
-    }
-    return call.written(result, ack)
 
 
 async def khop(call: Call, body: KHop) -> Answer:
@@ -311,25 +277,6 @@ async def _parameters(call: Call, body: Cypher | Algorithm) -> bytes:
     return raw
 
 
-def _event(call: Call, body: AddChain, at: int, vector: bytes | None) -> Event:
-    item, field = body.events[at], f"events[{at}]"
-    properties = own_properties(item.id, given(item.properties, {}), field)
-    timestamp = item.timestamp if isinstance(item.timestamp, int | str) else None
-    data = given(item.data, None)
-    kept = {"type": given(item.type, None), "timestamp": timestamp, "data": data}
-    read_properties(call, {**properties, **kept, "agentId": given(item.agentId, None)}, field)
-    return Event(
-        id=item.id,
-        type=given(item.type, None),
-        timestamp=timestamp,
-        agent_id=given(item.agentId, None),
-        data=data,
-        properties=properties,
-        labels=tuple(given(item.labels, (EVENT,))),
-        vector=vector,
-    )
-
-
 def _route(path: str, handler: Any, summary: str, body: Any, answer: Any) -> Route:
     place = f"/graph/{{graph_name}}/{path}"
     return Route("POST", place, handler, summary, body=body, answer=answer, errors=(404,))
@@ -353,16 +300,6 @@ ROUTES: Final = (
         body=RecallOfMany,
         answer=shapes.RecallShape,
         errors=(404,),
-    ),
-    Route(
-        "POST",
-        "/graph/{graph_name}/chain",
-        add_chain,
-        "Store a causal chain of events",
-        body=AddChain,
-        answer=shapes.ChainAdded,
-        writes=True,
-        errors=(404, 409, 413),
     ),
     Route(
         "POST",

@@ -113,7 +113,10 @@ class GetElements(RequestBody):
 
 
 class EventIn(RequestBody, gc=False):
-    """An event of a causal chain; beside `id` and `type` everything is kept as properties."""
+    """An event of a causal chain. `type`, `timestamp`, `agentId` and `data` are kept as properties.
+
+    One that exists keeps what is not said anew. `text` is embedded to be its vector.
+    """
 
     id: ElementId
     type: Text | UnsetType | None = UNSET

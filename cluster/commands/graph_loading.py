@@ -19,6 +19,7 @@ from cluster.commands.graph_options import Name, connect, graph_path
 from cluster.commands.graph_sending import Element, Kind, send
 from cluster.commands.options import URL_DEFAULT, ApiKey, Json, Url
 from cluster.commands.output import notice, progress, show, show_json
+from cluster.errors import CommandFailed
 
 Elements = Mapping[Kind, tuple[int, Iterable[Element]]]
 """Nodes and edges, and how many there are of each."""
@@ -157,11 +158,15 @@ def _fill(
 ) -> None:
     """Write the nodes, then the edges, and tell how many and how fast."""
     told: dict[str, Any] = {"name": name}
-    parts = []
+    parts: list[str] = []
     for kind, (total, found) in elements.items():
         start_s = time.monotonic()
-        with progress(kind.capitalize(), total) as advance:
-            told[kind] = send(name, kind, found, new_client, advance)
+        try:
+            with progress(kind.capitalize(), total) as advance:
+                told[kind] = send(name, kind, found, new_client, advance)
+        except CommandFailed as failure:
+            failure.message += f", after {parts[0]}" if parts else ""
+            raise
         seconds = time.monotonic() - start_s
         told[f"{kind}_seconds"] = round(seconds, 3)
         parts.append(f"{told[kind]:,} {kind} in {seconds:.1f} s{_rate(told[kind], seconds)}")

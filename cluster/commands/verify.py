@@ -30,8 +30,9 @@ def verify(
 ) -> None:
     """Read a whole checkpoint and prove hash and counts of each shard.
 
-    With --url the shards of a running cluster are compared with it: the one that wrote the
-    checkpoint, or one that was restored from it. Exit code 1 when anything is wrong.
+    With --url the shards of a running cluster are compared with it: with its own newest
+    checkpoint, or with another one that is named, as that which it was restored from. Exit code 1
+    when anything is wrong.
 
     Examples:
 
@@ -40,13 +41,18 @@ def verify(
         recollect verify --checkpoint 7 --url http://127.0.0.1:5001
     """
 
-    async def work(database: Database) -> tuple[Checkpoint, list[dict[str, Any]]]:
-        return await _prove(database, number)
-
-    checkpoint, shards = with_database(database_url, work)
+    live: Mapping[str, Any] = {}
     if url:
         with connect(url, api_key) as client:
-            _compare(shards, checkpoint.manifests, client.get("/cluster")["shards"])
+            live = client.get("/cluster")
+    cluster_id = live["cluster_id"] if live and number is None else None
+
+    async def work(database: Database) -> tuple[Checkpoint, list[dict[str, Any]]]:
+        return await _prove(database, number, cluster_id)
+
+    checkpoint, shards = with_database(database_url, work)
+    if live:
+        _compare(shards, checkpoint.manifests, live["shards"])
     bad = [str(shard["shard"]) for shard in shards if _is_bad(shard)]
     if as_json:
         found = {"checkpoint": checkpoint.id, "cluster_id": checkpoint.cluster_id}
@@ -62,12 +68,14 @@ def verify(
         )
 
 
-async def _prove(database: Database, number: int | None) -> tuple[Checkpoint, list[dict[str, Any]]]:
+async def _prove(
+    database: Database, number: int | None, cluster_id: str | None
+) -> tuple[Checkpoint, list[dict[str, Any]]]:
     from storage.checkpoint.contents import verify_shard
     from storage.checkpoint.errors import CheckpointDamaged
     from storage.checkpoint.reading import checkpoint
 
-    found = await checkpoint(database, number)
+    found = await checkpoint(database, number, cluster_id)
     rows = sum(each.counts.records + each.counts.tombstones for each in found.manifests)
     shards = []
     with progress("Verifying", rows) as advance:

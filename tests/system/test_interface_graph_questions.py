@@ -185,6 +185,22 @@ def test_neighbours_of_many_starts(incidents, twin, direction):
             assert found["truncated"] is False
 
 
+def test_a_chain_goes_on_from_what_is_there(shared):
+    """An event that exists keeps its properties, labels and vector, but for what is said anew."""
+    graph = make_graph(shared.url(1), "goes-on", {"vectors": {"size": 2, "distance": "Cosine"}})
+    node = {"id": "a", "labels": ["Seen"], "properties": {"type": "x", "cost": 7}}
+    graph.put_nodes({**node, "vector": [0.6, 0.8]})
+    graph.post("chain", {"events": [{"id": "a"}, {"id": "b", "type": "y"}]})
+    graph.post("chain", {"events": [{"id": "a", "type": "z"}, {"id": "c"}]})
+    found = graph.post("nodes/get", {"ids": ["a", "b"], "with_vector": True}).result
+
+    assert found[0]["properties"] == {"type": "z", "cost": 7}
+    assert found[0]["labels"] == ["Seen", "Event"]
+    assert found[0]["vector"] == pytest.approx([0.6, 0.8])
+    assert found[1]["properties"] == {"type": "y"}
+    assert ids_of(graph.ask("effects", id="a")["paths"]) == [["a", "b"], ["a", "c"]]
+
+
 def test_a_chain_of_events(shared):
     """Events become nodes with their properties, and one hyperedge that joins them in order."""
     graph = make_graph(shared.url(1), "chains", {"vectors": None})

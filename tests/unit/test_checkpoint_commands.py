@@ -85,6 +85,16 @@ def test_checkpoints_are_listed(said, node):
     assert "No checkpoint yet" in none.out
 
 
+def test_a_cluster_is_compared_with_a_checkpoint_of_its_own(said, node, written):
+    """Another cluster's checkpoint in the same database proves nothing about this one."""
+    url, _ = written
+    node.answer("GET", "/cluster", (200, {"cluster_id": "c2", "shards": [{"replicas": []}]}))
+    code, shown = said("verify", "--from", url, "--url", node.url)
+
+    assert code == 1
+    assert "no finished checkpoint" in shown.err
+
+
 def test_a_checkpoint_is_verified(said, node, written):
     """Each shard is proved, and compared with a running cluster when there is one."""
     url, manifest = written
@@ -95,7 +105,9 @@ def test_a_checkpoint_is_verified(said, node, written):
         {"applied_index": manifest.applied_index, "state_hash": "ff"},
         {"applied_index": None, "state_hash": None},
     ]
-    answers = [(200, {"shards": [{"replicas": [replica]}]}) for replica in replicas]
+    answers = [
+        (200, {"cluster_id": "c1", "shards": [{"replicas": [replica]}]}) for replica in replicas
+    ]
     node.answer("GET", "/cluster", *answers)
     codes, verdicts = [], []
     for _ in replicas:
