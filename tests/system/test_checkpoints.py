@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -75,8 +76,24 @@ def fill(cluster: Cluster) -> None:
 
 
 def answers(cluster: Cluster, node: int = 1) -> list[object]:
-    """Return what a node answers to all questions."""
-    return [cluster.call(*question, node=node).result for question in QUESTIONS]
+    """Return what a node answers to all questions, scores to four places.
+
+    The last ones depend on where in memory a vector lies, and so does the order of equal scores.
+    """
+    return [rounded(cluster.call(*question, node=node).result) for question in QUESTIONS]
+
+
+def rounded(value: Any) -> Any:
+    """Return a result with rounded scores, equal ones by id."""
+    if isinstance(value, dict):
+        found = {key: rounded(each) for key, each in value.items()}
+        return found | {"score": round(found["score"], 4)} if "score" in found else found
+    if isinstance(value, list):
+        items = [rounded(each) for each in value]
+        if items and all(isinstance(each, dict) and "score" in each for each in items):
+            items.sort(key=lambda each: (each["score"], str(each["id"])))
+        return items
+    return value
 
 
 def hashes(cluster: Cluster) -> list[set[str]]:
