@@ -24,6 +24,7 @@ from graph.model import (
     StoredEdge,
     StoredNode,
     edge_confidence,
+    stored_edge,
 )
 from storage.graph_rows import (
     VECTORS,
@@ -291,21 +292,10 @@ def _stored_node(node: NodeWrite, stamp: Stamp, created: int) -> StoredNode:
 
 
 def _stored_edge(edge: EdgeWrite, stamp: Stamp, created: int) -> StoredEdge:
-    return StoredEdge(
-        edge.id,
-        edge.label,
-        edge.members,
-        edge.roles,
-        edge.properties,
-        edge_confidence(edge),
-        edge.arc_confidences,
-        edge.valid_at,
-        edge.invalid_at,
-        stamp.version,
-        created,
-        stamp.now_ms,
-        None,
-        edge.vector is not None,
+    version, now_ms = stamp
+    has_vector = edge.vector is not None
+    return stored_edge(
+        edge, version=version, created=created, updated=now_ms, has_vector=has_vector
     )
 
 

@@ -262,6 +262,28 @@ def edge_confidence(write: EdgeWrite) -> float:
     return math.prod(write.arc_confidences) if write.arc_confidences else write.confidence
 
 
+def stored_edge(
+    write: EdgeWrite, *, version: int, created: int, updated: int, has_vector: bool
+) -> StoredEdge:
+    """Return a current edge as it is stored; `created` and `updated` in ms since 1970."""
+    return StoredEdge(
+        write.id,
+        write.label,
+        write.members,
+        write.roles,
+        write.properties,
+        edge_confidence(write),
+        write.arc_confidences,
+        write.valid_at,
+        write.invalid_at,
+        version,
+        created,
+        updated,
+        None,
+        has_vector,
+    )
+
+
 def _object(raw: bytes) -> dict[str, Any]:
     value = orjson.loads(raw)
     assert isinstance(value, dict), "properties are an object"

@@ -28,7 +28,7 @@ from graph.model import (
     StoredEdge,
     StoredNode,
     confidences_of,
-    edge_confidence,
+    stored_edge,
 )
 from graph.state import EdgeEntry
 from graph.validation import check_edge, check_id, check_node
@@ -183,21 +183,9 @@ class Writer:
 
     def _put_edge(self, edge: EdgeWrite, created: int, *, has_vector: bool) -> EdgeEntry:
         check_edge(edge, _FIELD)
-        stored = StoredEdge(
-            edge.id,
-            edge.label,
-            edge.members,
-            edge.roles,
-            edge.properties,
-            edge_confidence(edge),
-            edge.arc_confidences,
-            edge.valid_at,
-            edge.invalid_at,
-            self._version(),
-            created,
-            self._run.context.now_ms,
-            None,
-            has_vector,
+        now = self._run.context.now_ms
+        stored = stored_edge(
+            edge, version=self._version(), created=created, updated=now, has_vector=has_vector
         )
         self._count(_size(stored) - _size(self._edges.get(edge.id)))
         self._apply(GraphDelta(self._version(), edges=(stored,)))
