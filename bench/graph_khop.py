@@ -1,4 +1,4 @@
-"""Three hops of a graph: as a node serves them, beside a search over plain Python lists.
+"""Three hops of a graph: in the adjacency that a node has, beside a search over plain Python lists.
 
     python -m bench.graph_khop [--data DIR]
 

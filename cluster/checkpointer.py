@@ -31,7 +31,7 @@ from cluster.routing import GroupReplica
 from storage.checkpoint.database import Database
 from storage.checkpoint.errors import CheckpointError
 from storage.checkpoint.migrate import migrate
-from storage.checkpoint.model import NOT_WRITTEN, Begun
+from storage.checkpoint.model import Begun
 from storage.checkpoint.patterns import refresh_patterns
 from storage.checkpoint.reading import age_s, checkpoint
 from storage.checkpoint.writing import begin, finish, retain
@@ -183,8 +183,8 @@ class Checkpointer:
         return catalog_of(self._view(), self.machine.next_uid(), before)
 
     async def _write(self, view: ClusterView, begun: Begun, shard: int) -> ShardWritten:
-        base = begun.bases.get(shard, NOT_WRITTEN)
-        request = WriteShard(begun.checkpoint, begun.cluster, shard, view.epoch, base)
+        task = begun.task(shard, view.epoch)
+        request = WriteShard(task.checkpoint, task.cluster, shard, task.epoch, task.base_index)
         last: Exception = CheckpointFailed(f"shard {shard}: no node that holds it is connected")
         for attempt in range(ROUNDS):
             if attempt:

@@ -81,7 +81,7 @@ class DropCollection(msgspec.Struct, array_like=True, frozen=True, tag="drop"):
 
 
 class Transaction(msgspec.Struct, array_like=True, frozen=True, tag="transaction"):
-    """Changes of points and of one graph, all or nothing; points first.
+    """Changes of points and of one graph, all or nothing.
 
     `graph` is the graph's number, 0 when no graph is changed. `if_version` is a condition on the
     whole graph: that it was last changed by that entry, 0: that it never was. `dimension` is that

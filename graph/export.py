@@ -304,11 +304,6 @@ def json_shape(state: GraphState, part: Part) -> dict[str, Any]:
     }
 
 
-def json_bytes(state: GraphState, part: Part) -> bytes:
-    """Return a part as a JSON document."""
-    return orjson.dumps(json_shape(state, part))
-
-
 def graphml(graph: nx.Graph) -> str:
     """Return a graph of `bipartite` or `projected` as GraphML.
 

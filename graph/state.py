@@ -233,6 +233,8 @@ class _Edit:
         self._added: dict[int, tuple[list[Arc], list[Arc]]] = {}
         self._dropped: dict[int, dict[int, None]] = {}
         """Vertex slot -> slots of edges whose arcs, as the base has them, go."""
+        self._put_edges: dict[int, None] = {}
+        """Slots of edges whose arcs are among the added."""
 
     def put_node(self, row: StoredNode) -> None:
         names = self._state._names.nodes  # noqa: SLF001
@@ -275,6 +277,7 @@ class _Edit:
         arcs = tuple(arcs_of(edge, confidences_of(row)))
         self._put_entry(slot, EdgeEntry(edge, arcs))
         state.edge_count += 1
+        self._put_edges[slot] = None
         for arc in arcs:
             self._additions(arc.source)[0].append(arc)
             self._additions(arc.target)[1].append(arc)
@@ -286,10 +289,14 @@ class _Edit:
         slot = entry.edge.slot
         self._put_entry(slot, None)
         self._state.edge_count -= 1
+        # Else the edges of one node, each written again, would take the square of their number.
+        was_added = slot in self._put_edges
+        self._put_edges.pop(slot, None)
         for member in dict.fromkeys(entry.edge.members):
             out, into = self._additions(member)
-            out[:] = [arc for arc in out if arc.edge.slot != slot]
-            into[:] = [arc for arc in into if arc.edge.slot != slot]
+            if was_added:
+                out[:] = [arc for arc in out if arc.edge.slot != slot]
+                into[:] = [arc for arc in into if arc.edge.slot != slot]
             self._dropped.setdefault(member, {})[slot] = None
 
     def remove_node(self, node_id: str) -> None:

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from storage.graph_rows import VECTORS, graphs_of
+from storage.graph_rows import GRAPH_UIDS, graphs_of
 from storage.state_file import StateFile, read_meta
 
 _CHANGED: Final = """
@@ -122,7 +122,7 @@ def _keys(connection: sqlite3.Connection, after: Place, demand: Demand) -> list[
     """Return the first keys behind a place, one more than are wanted when there are so many."""
     hidden = dict.fromkeys(demand.skip)
     for graph in graphs_of(connection):
-        hidden.update(dict.fromkeys(graph + above for above in VECTORS.values()))
+        hidden.update(dict.fromkeys(range(graph, graph + GRAPH_UIDS)))
     first = after.index if after.id else after.index + 1
     with ExitStack() as opened:
         ordered: list[Iterator[_Key]] = []

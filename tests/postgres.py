@@ -146,10 +146,3 @@ def dump(machine: ShardMachine) -> dict[str, Any]:
     unset = {"record_hash": bytes(16), "next_seq": 1, "clock_ms": 0}
     kept = ("applied_index", "applied_term", *unset)
     return tables | {"meta": {name: meta.get(name, unset.get(name)) for name in kept}}
-
-
-def as_image(machine: ShardMachine) -> ShardMachine:
-    """Return a copy of a shard in memory, as it stands."""
-    copy = ShardMachine(None, request_id_ttl_ms=TTL_MS)
-    copy.load(machine.dump())
-    return copy

@@ -76,7 +76,8 @@ async def _prove(
     from storage.checkpoint.reading import checkpoint
 
     found = await checkpoint(database, number, cluster_id)
-    rows = sum(each.counts.records + each.counts.tombstones for each in found.manifests)
+    counts = [each.counts for each in found.manifests]
+    rows = sum(each.records + each.tombstones + each.nodes + each.hyperedges for each in counts)
     shards = []
     with progress("Verifying", rows) as advance:
         for manifest in found.manifests:

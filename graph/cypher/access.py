@@ -68,10 +68,10 @@ def _values(access: Access, scope: Scope, run: Runtime) -> Callable[[Row], list[
 
     def values(row: Row) -> list[Any]:
         found = value(row)
-        if not access.many:
-            return [] if found is None else [found]
         if found is None:
             return []
+        if not access.many:
+            return [found]
         if type(found) is not list:
             raise BadQuery(f"IN takes a list, not {kind(found)}")
         return [each for each in found if each is not None]
@@ -99,14 +99,15 @@ def _equal(access: Access, scope: Scope, run: Runtime) -> Find:
     assert indexes is not None, "a plan with an index has one"
 
     def find(row: Row) -> Iterable[Node]:
-        slots: list[int] = []
+        slots: dict[int, None] = {}
         for value in values(row):
             found = indexes.candidates(access.label, access.key, run.base, equal=value)
             if found is None:
                 return run.state.nodes()
             run.spend(1)
-            slots += found
-            slots += run.written.equal(access.label, access.key, value, run.state, run.spend)
+            slots |= dict.fromkeys(found)
+            written = run.written.equal(access.label, access.key, value, run.state, run.spend)
+            slots |= dict.fromkeys(written)
         return _nodes(slots, run)
 
     return find

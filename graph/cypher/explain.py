@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from graph.cypher import tree
+from graph.cypher.match import check_pattern
 from graph.cypher.plan import Access, Fan, Hop, Naming, Start, Step, plan
 from graph.cypher.printed import node_text, printed, relationship_text
 from graph.cypher.projection import columns
@@ -81,6 +82,7 @@ def _match(
 ) -> tuple[list[Line], Scope]:
     naming = Naming(lambda _: {})
     chains = [naming.chain(part) for part in parts]
+    check_pattern(chains, scope)
     conditions = [*naming.conditions, *conjuncts(where)]
     steps = plan(
         chains,

@@ -32,9 +32,7 @@ class Matcher:
     def __init__(
         self, chains: Sequence[Chain], conditions: Iterable[tree.Expr], scope: Scope, run: Runtime
     ) -> None:
-        check_names(chains, scope)
-        if sum(len(chain.nodes) + len(chain.fan) for chain in chains) > NODES_MAX:
-            raise BadQuery(f"a pattern that is looked for has at most {NODES_MAX} nodes")
+        check_pattern(chains, scope)
         names = dict.fromkeys(name for chain in chains for name in chain.names())
         hidden = [each.each_name for chain in chains for each in chain.relationships]
         new = [name for name in (*names, *filter(None, hidden)) if name not in scope]
@@ -87,6 +85,13 @@ def match_clause(clause: tree.Match, scope: Scope, run: Runtime) -> tuple[Operat
             run.stop(error.by)
 
     return operator, matcher.scope
+
+
+def check_pattern(chains: Sequence[Chain], scope: Scope) -> None:
+    """Refuse a pattern that cannot be looked for; planning takes the square of its nodes."""
+    check_names(chains, scope)
+    if sum(len(chain.nodes) + len(chain.fan) for chain in chains) > NODES_MAX:
+        raise BadQuery(f"a pattern that is looked for has at most {NODES_MAX} nodes")
 
 
 def check_names(chains: Sequence[Chain], scope: Scope) -> None:

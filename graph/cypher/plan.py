@@ -241,7 +241,8 @@ class _Planner:
     def _due(self) -> tuple[Expr, ...]:
         """Return the conditions that can be checked now, and check none twice."""
         due = [each for each, names in self._waiting if names.keys() <= self._bound.keys()]
-        self._waiting = [pair for pair in self._waiting if not any(pair[0] is d for d in due)]
+        waiting = (pair for pair in self._waiting if not pair[1].keys() <= self._bound.keys())
+        self._waiting = list(waiting)
         return tuple(due)
 
     def _hop(self, chain: Chain, relationship: Relationship, near: int, far: int) -> None:

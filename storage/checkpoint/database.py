@@ -146,8 +146,6 @@ def failures_named() -> Iterator[None]:
         raise
     except asyncpg.PostgresError as error:
         raise _named(error) from None
-    except asyncpg.DataError:
-        raise
     except asyncpg.InterfaceError as error:
         raise DatabaseUnavailable(f"the connection to Postgres broke: {error}") from None
     except asyncpg.InternalClientError:

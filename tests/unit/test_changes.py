@@ -223,6 +223,19 @@ def test_vectors_of_graphs_are_no_points():
         assert [(each.collection, each.id) for each in found] == [(1, encode_id(1))]
 
 
+def test_what_left_a_graph_is_no_point():
+    """A node that was deleted leaves a tombstone, which no consumer of collections sees."""
+    with closing(new_machine()) as machine:
+        made = GraphChanges([NodeWrite("a", vector=vector(1.0, 2.0))])
+        gone = GraphChanges(delete_nodes=["a"])
+        for changes in (made, gone):
+            body = Transaction([], 10, changes, DIMENSION)
+            (result,) = apply(machine, encode_command(Command("", 1000, body)))
+            assert result.error is None
+
+        assert machine.changes(Place(0), Demand()).found == []
+
+
 def test_a_replica_behind_a_place_tells_nothing():
     """A replica that has not applied what a place has seen leaves the place as it is."""
     with closing(new_machine()) as machine:

@@ -115,6 +115,9 @@ async def test_views_show_the_newest_checkpoint(database, machine, tmp_path):
     manifest = await checkpoint_shard(database, machine, tmp_path)
     query = "SELECT payload, extract(epoch FROM created_at) s FROM current_records WHERE id = '1'"
     (row,) = await database.run(lambda c: c.fetch(query))
+    for view in ("latest_checkpoints", "current_collections", "current_nodes"):
+        await database.run(lambda c, view=view: c.fetch(f"SELECT * FROM {view}"))
+    await database.run(lambda c: c.fetch("SELECT * FROM current_hyperedges"))
     size = await database.run(
         lambda c: c.fetchrow("SELECT * FROM checkpoint_sizes ORDER BY checkpoint_id DESC LIMIT 1")
     )

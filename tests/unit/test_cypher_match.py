@@ -387,6 +387,16 @@ def test_explain_does_nothing():
     assert not made.changes
 
 
+@pytest.mark.parametrize("prefix", ["", "EXPLAIN "])
+def test_a_pattern_has_a_limit_also_when_it_is_explained(prefix):
+    """A plan is made only of what may be run, so that planning ends soon."""
+    fits, too_many = (", ".join(["()"] * count) for count in (100, 101))
+
+    outcome(f"{prefix}MATCH {fits} RETURN count(*) LIMIT 0", STATE)
+    with pytest.raises(BadQuery, match="at most 100 nodes"):
+        outcome(f"{prefix}MATCH {too_many} RETURN 1", STATE)
+
+
 def test_every_expression_is_explained():
     """A plan shows each expression as one would write it."""
     where = (
