@@ -62,14 +62,6 @@ def decoded(raw: bytes) -> Command:
     return command
 
 
-def check_points(body: Upsert | Delete) -> None:
-    """Raise what carrying the change out would raise, before anything of a transaction is done."""
-    if isinstance(body, Upsert):
-        points_of(body)
-    else:
-        distinct(body.ids)
-
-
 def check_vectors(body: Transaction) -> None:
     """Check the vectors of a transaction's nodes and edges."""
     given = [node.vector for node in body.changes.nodes]

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import assert_never
 
@@ -43,7 +44,6 @@ from cluster.command import (
 )
 from cluster.command_checks import (
     BadCommand,
-    check_points,
     check_vectors,
     conditions_of,
     decoded,
@@ -230,10 +230,8 @@ class _ShardBatch:
         Raises GraphRefusal or BadCommand, with nothing changed.
         """
         match body:
-            case Upsert():
-                written = self._records.upsert(body.collection, stamp, points_of(body))
-            case Delete():
-                written = self._records.delete(body.collection, stamp, distinct(body.ids))
+            case Upsert() | Delete():
+                written = self._prepared(body, stamp)()
             case SetPayload():
                 written = self._set_payload(body, stamp)
             case DropCollection():
@@ -249,6 +247,12 @@ class _ShardBatch:
         self._note(body.collection, stamp.version, written)
         return len(written)
 
+    def _prepared(self, body: Upsert | Delete, stamp: Stamp) -> Callable[[], list[Written]]:
+        """Check a change of points, with nothing done; what is returned carries it out."""
+        if isinstance(body, Upsert):
+            return partial(self._records.upsert, body.collection, stamp, points_of(body))
+        return partial(self._records.delete, body.collection, stamp, distinct(body.ids))
+
     def _set_payload(self, body: SetPayload, stamp: Stamp) -> list[Written]:
         change, ids = payload_change(body), distinct(body.ids)
         return self._records.set_payload(
@@ -256,10 +260,13 @@ class _ShardBatch:
         )
 
     def _transact(self, body: Transaction, stamp: Stamp) -> int:
-        for each in body.points:
-            check_points(each)
+        prepared = [(each.collection, self._prepared(each, stamp)) for each in body.points]
         applied = self._change_graph(body, stamp)
-        affected = sum(self._change(each, stamp) for each in body.points)
+        affected = 0
+        for collection, carry_out in prepared:
+            points = carry_out()
+            self._note(collection, stamp.version, points)
+            affected += len(points)
         if applied is not None and applied.affected:
             for collection, written in applied.vectors:
                 self._note(collection, stamp.version, written)
