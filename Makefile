@@ -25,7 +25,7 @@ check: setup
 	$(BIN)/deptry cluster graph storage
 
 unit: setup
-	$(BIN)/python -X dev -m pytest -q tests/unit
+	$(BIN)/python -X dev -m pytest -q -n auto --dist worksteal tests/unit
 
 sim: setup
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
