@@ -7,105 +7,42 @@ import itertools
 import re
 import subprocess
 import sys
-import threading
 import urllib.request
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.change_listener import Connection, Listener, order_is_kept
+from tests.change_writers import COLLECTION, Writers, await_more, expect_all, make_collection
 from tests.helpers import Cluster, eventually, running_cluster
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
-
-COLLECTION = "/collections/load"
-
-
-class Writers:
-    """Threads that write points of ever new ids through any node, some to an entry, and delete
-    every tenth again; what was acknowledged is remembered."""
-
-    def __init__(self, cluster: Cluster, threads: int = 2) -> None:
-        self.cluster = cluster
-        self.acked: set[int] = set()
-        self.deleted: set[int] = set()
-        self._numbers = itertools.count(1)
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(node,), daemon=True)
-            for node in range(1, threads + 1)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(20.0)
-
-    def _run(self, node: int) -> None:
-        while not self._stop.is_set():
-            first = next(self._numbers) * 10
-            points = [{"id": first + each, "vector": [1.0, 2.0]} for each in range(10)]
-            node = node % self.cluster.nodes + 1
-            with contextlib.suppress(OSError):
-                if self._write("PUT", f"{COLLECTION}/points", {"points": points}, node):
-                    self.acked.update(first + each for each in range(10))
-                if self._write("POST", f"{COLLECTION}/points/delete", {"points": [first]}, node):
-                    self.deleted.add(first)
-
-    def _write(self, method: str, path: str, body: object, node: int) -> bool:
-        return self.cluster.call(method, path, body, node=node).status == 200
 
 
 def test_each_change_once_while_leaders_and_listeners_die(tmp_path: Path):
     """Two nodes die under load, the listener changes nodes all the time: no gap, nothing twice."""
     with running_cluster(tmp_path) as cluster:
-        body = {"vectors": {"size": 2, "distance": "Dot"}}
-        assert cluster.call("PUT", COLLECTION, body).result is True
+        make_collection(cluster)
         listener = Listener(cluster.urls, "/changes?collection=load", leave_after=400)
         steady = Listener(cluster.urls, "/changes")
         writers = Writers(cluster)
         for node in (1, 2):
-            _await_more(listener, 1000)
+            await_more(listener, 1000)
             cluster.kill(node)
             cluster.restart(node)
-        _await_more(listener, 500)
+        await_more(listener, 500)
         writers.stop()
 
         for each in (listener, steady):
-            _expect_all(each, writers)
+            expect_all(each, writers)
         assert listener.streams > 5
-
-
-def _await_more(listener: Listener, count: int) -> None:
-    wanted = len(listener.taken) + count
-    eventually(lambda: len(listener.taken) >= wanted, 60.0, f"{count} more changes")
-
-
-def _expect_all(listener: Listener, writers: Writers) -> None:
-    """Wait until a listener has all that was acknowledged, and hold it against its promises."""
-
-    def missing() -> set[int]:
-        written = {each.data["id"] for each in list(listener.taken)}
-        gone = {each.data["id"] for each in list(listener.taken) if each.kind == "delete"}
-        return (writers.acked - written) | (writers.deleted - gone)
-
-    eventually(lambda: not missing(), 30.0, "everything that was acknowledged")
-    times = Counter((event.kind, event.data["id"]) for event in listener.taken)
-
-    assert max(times.values()) == 1
-    assert order_is_kept(listener.taken)
-    assert len(times) >= len(writers.acked)
 
 
 def test_a_listener_that_takes_nothing_goes_on_where_it_was(tmp_path: Path):
     """A listener that sleeps holds up nobody; what waits for it comes in order, also elsewhere."""
     with running_cluster(tmp_path) as cluster:
-        body = {"vectors": {"size": 2, "distance": "Dot"}}
-        assert cluster.call("PUT", COLLECTION, body).result is True
+        make_collection(cluster)
         asleep = Connection(cluster.url(1), "/changes?collection=load")
         payload = {"text": "x" * 20_000}
         for first in range(0, 2000, 50):
@@ -129,8 +66,7 @@ def test_the_example_in_the_documents_works(tmp_path: Path):
     text = (Path(__file__).parents[2] / "docs" / "API.md").read_text()
     (example,) = re.findall(r"```python\n(import json, time.*?)```", text, re.DOTALL)
     with running_cluster(tmp_path) as cluster:
-        body = {"vectors": {"size": 2, "distance": "Dot"}}
-        assert cluster.call("PUT", COLLECTION, body).result is True
+        make_collection(cluster)
         for port, node in ((5001, 1), (5002, 2)):
             example = example.replace(f"http://localhost:{port}", cluster.url(node))
         with _running(example, tmp_path / "told") as told:
