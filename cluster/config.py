@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
+NOWHERE: Final = "none"
+"""The address of checkpoints that are not to be made."""
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
@@ -83,7 +85,8 @@ class Config:
     )
 
     checkpoint_url: str = _secret(
-        "Postgres that checkpoints go to, postgresql://user:password@host/database; empty: nowhere"
+        "Postgres that checkpoints go to, postgresql://user:password@host/database; none: nowhere; "
+        "empty: nowhere, but `recollect up` runs a Postgres of its own"
     )
     checkpoint_interval_s: int = _setting(
         3600, "time from one checkpoint to the next; 0: only on demand"
@@ -156,6 +159,8 @@ class Config:
             if key in env:
                 values[item.name] = env[key]
         values.update({name: value for name, value in overrides.items() if value is not None})
+        if values.get("checkpoint_url") == NOWHERE:
+            values["checkpoint_url"] = ""
         kinds = get_type_hints(cls)
         return cls(**{name: _coerce(name, kinds[name], value) for name, value in values.items()})
 

@@ -25,6 +25,8 @@ from storage.connections import out_of_space
 PARAMETERS_FILE: Final = "recollect.json"
 LOCK_FILE: Final = "recollect.lock"
 LOCK_WAIT_S: Final = 3.0
+# As root the Postgres in the folder runs as another user, who has to get through.
+FOLDER_MODE: Final = 0o711 if os.geteuid() == 0 else 0o700
 _POLL_S: Final = 0.05
 
 
@@ -113,7 +115,7 @@ def open_folder(path: Path, *, wait_s: float = LOCK_WAIT_S) -> Iterator[DataFold
     """
     path = path.absolute()
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise CommandFailed(

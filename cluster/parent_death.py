@@ -1,4 +1,4 @@
-"""A node that `recollect up` started must not outlive it, even when `up` is killed with -9.
+"""What `recollect up` started must not outlive it, even when `up` is killed with -9.
 
 Two ties, both made by the child because a preparation between fork and exec is not safe in a
 process with threads. Linux: the kernel sends SIGKILL when the parent ends (a stopped process
@@ -20,15 +20,19 @@ PR_SET_PDEATHSIG: Final = 1
 GRACE_S: Final = 10.0
 
 
-def end_with(parent_pid: int, pipe: int | None = None) -> None:
-    """Tie this process's life to its parent's.
+def end_with(
+    parent_pid: int, pipe: int | None = None, *, number: signal.Signals = signal.SIGKILL
+) -> None:
+    """Tie this process's life to its parent's; `number` is the signal that the kernel sends.
+
+    The tie with the kernel holds across `exec`, and is lost when the process changes its user.
 
     Raises:
         SystemExit: the parent is already gone.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL)) != 0:
+        if libc.prctl(PR_SET_PDEATHSIG, int(number)) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent_pid:
         raise SystemExit(1)

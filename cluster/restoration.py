@@ -68,6 +68,7 @@ class Restoration:
         require_empty(folder.path)
         draft = folder.path / DRAFT
         shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
         try:
             shard_map = self._plan(catalog)
             await self._write_shards(draft, shard_map, advance)

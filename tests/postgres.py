@@ -45,18 +45,27 @@ TABLES = {
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[EmbeddedPostgres]:
-    """Run a server while the block runs, in a folder that any user may reach."""
+def reachable_folder() -> Iterator[Path]:
+    """Make a folder that any user may reach, as a server needs that root starts."""
     folder = Path(tempfile.mkdtemp(prefix="recollect-test-"))
-    server = EmbeddedPostgres(folder / "postgres")
     try:
         folder.chmod(0o755)
-        server.start()
-        asyncio.run(_hurry(server.url))
-        yield server
+        yield folder
     finally:
-        server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running_postgres() -> Iterator[EmbeddedPostgres]:
+    """Run a server while the block runs."""
+    with reachable_folder() as folder:
+        server = EmbeddedPostgres(folder / "postgres")
+        try:
+            server.start()
+            asyncio.run(_hurry(server.url))
+            yield server
+        finally:
+            server.stop()
 
 
 def quick_folder() -> tempfile.TemporaryDirectory[str]:

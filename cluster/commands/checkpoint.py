@@ -20,8 +20,8 @@ def checkpoint(
 ) -> None:
     """Make a checkpoint of the cluster in Postgres, or list them.
 
-    The nodes know where Postgres is from RECOLLECT_CHECKPOINT_URL. What takes longer than a
-    request goes on by itself.
+    The nodes know where Postgres is: that of RECOLLECT_CHECKPOINT_URL, or the one that
+    `recollect up` runs. What takes longer than a request goes on by itself.
 
     Examples:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 postgres = typer.Typer(
     name="postgres",
-    help="Run a Postgres of your own for checkpoints.",
+    help="Run a Postgres for checkpoints apart from `recollect up`, which runs one by itself.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -38,6 +39,24 @@ def start(data: Data = DEFAULT_DATA, as_json: Json = False) -> None:
     with _server(data) as server:
         server.start()
         _show_url(server, as_json=as_json)
+
+
+@postgres.command()
+def run(
+    data: Data = DEFAULT_DATA,
+    parent_pid: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run it in the foreground until Ctrl-C, and make the database the first time."""
+    from cluster.parent_death import end_with
+
+    def tie(number: signal.Signals) -> None:
+        if parent_pid is not None:
+            end_with(parent_pid, number=number)
+
+    tie(signal.SIGKILL)
+    with _server(data) as server:
+        # Another user's process has lost the first tie; the server ends in order by SIGINT.
+        server.become(lambda: tie(signal.SIGINT))
 
 
 @postgres.command()
@@ -83,11 +102,8 @@ def _show_url(server: EmbeddedPostgres, *, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _server(data: Path) -> Iterator[EmbeddedPostgres]:
-    from storage.embedded_postgres import EmbeddedPostgres, PostgresFailed, PostgresMissing
+    from cluster.postgres_child import postgres_failures
+    from storage.embedded_postgres import EmbeddedPostgres
 
-    try:
+    with postgres_failures():
         yield EmbeddedPostgres(data)
-    except PostgresMissing as error:
-        raise CommandFailed(str(error), code="not_installed") from None
-    except PostgresFailed as error:
-        raise CommandFailed(str(error), code="postgres_failed") from None

@@ -24,6 +24,7 @@ from cluster.errors import CommandFailed
 if TYPE_CHECKING:
     from types import FrameType
 
+    from cluster.postgres_child import PostgresChild
     from cluster.supervisor import Death, Supervisor
 
 SLOW_START_S: Final = 60.0
@@ -80,12 +81,16 @@ def up(
             show_default="12",
         ),
     ] = None,
+    no_postgres: Annotated[
+        bool, typer.Option("--no-postgres", help="Do not run a Postgres for checkpoints.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a cluster on this machine until Ctrl-C.
 
     DIR/nodeK holds a node's files, its `pid` and its `log`. Settings in the environment
-    (RECOLLECT_API_KEY and the rest; see `recollect config`) go to all nodes.
+    (RECOLLECT_API_KEY and the rest; see `recollect config`) go to all nodes. Checkpoints go to
+    RECOLLECT_CHECKPOINT_URL, else to a Postgres in DIR/postgres that runs as long as the nodes do.
 
     Examples:
 
@@ -101,31 +106,63 @@ def up(
             supervised(
                 data, Shape(nodes, shards), port=port, environment=os.environ, restart=restart
             ) as supervisor,
+            _postgres(supervisor, wanted=not no_postgres, as_json=as_json) as postgres,
         ):
-            _run(supervisor, stop, as_json=as_json)
+            _run(supervisor, stop, postgres, as_json=as_json)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
 
-def _run(supervisor: Supervisor, stop: StopRequests, *, as_json: bool) -> None:
+@contextlib.contextmanager
+def _postgres(
+    supervisor: Supervisor, *, wanted: bool, as_json: bool
+) -> Iterator[PostgresChild | None]:
+    """Run the cluster's own Postgres while the block runs, where it is wanted and possible."""
+    from cluster.postgres_child import URL_VARIABLE, prepared_postgres, running_postgres
+
+    if not wanted or os.environ.get(URL_VARIABLE):
+        yield None
+        return
+    try:
+        server = prepared_postgres(supervisor.cluster.folder)
+    except CommandFailed as failure:
+        told = f"{failure.message} ({failure.hint})"
+        _event("no_checkpoints", {"reason": told}, f"No checkpoints: {told}", as_json=as_json)
+        yield None
+        return
+    supervisor.give(URL_VARIABLE, server.url)
+    with running_postgres(server) as child:
+        yield child
+
+
+def _run(
+    supervisor: Supervisor,
+    stop: StopRequests,
+    postgres: PostgresChild | None = None,
+    *,
+    as_json: bool,
+) -> None:
     if not as_json:
         count, folder = supervisor.cluster.nodes, supervisor.cluster.folder
-        _say(f"Starting {count} node{'s' if count > 1 else ''} in {folder}")
+        beside = ", and a Postgres for their checkpoints" if postgres else ""
+        _say(f"Starting {count} node{'s' if count > 1 else ''} in {folder}{beside}")
     supervisor.start_all()
-    _wait_ready(supervisor, stop, as_json=as_json)
+    _wait_ready(supervisor, stop, postgres, as_json=as_json)
     if not stop.count:
-        _announce(supervisor, as_json=as_json)
+        _announce(supervisor, postgres, as_json=as_json)
     while not stop.count:
-        _watch(supervisor, as_json=as_json)
+        _watch(supervisor, postgres, as_json=as_json)
     stubborn = supervisor.stop(hurry=lambda: stop.count > 1)
     _event("stopped", {"killed": stubborn}, _stopped(stubborn), as_json=as_json)
 
 
-def _wait_ready(supervisor: Supervisor, stop: StopRequests, *, as_json: bool) -> None:
+def _wait_ready(
+    supervisor: Supervisor, stop: StopRequests, postgres: PostgresChild | None, *, as_json: bool
+) -> None:
     slow_at_s = time.monotonic() + SLOW_START_S
     warned = False
     while not stop.count:
-        _watch(supervisor, as_json=as_json, starting=True)
+        _watch(supervisor, postgres, as_json=as_json, starting=True)
         unready = supervisor.unready()
         if supervisor.pids and not unready:
             return
@@ -147,8 +184,14 @@ def _give_up(supervisor: Supervisor, death: Death) -> None:
     )
 
 
-def _watch(supervisor: Supervisor, *, as_json: bool, starting: bool = False) -> None:
-    """Let a moment pass, and report what happened to the nodes."""
+def _watch(
+    supervisor: Supervisor,
+    postgres: PostgresChild | None,
+    *,
+    as_json: bool,
+    starting: bool = False,
+) -> None:
+    """Let a moment pass, and report what happened to the nodes and to Postgres."""
     from cluster.supervisor import POLL_S
 
     time.sleep(POLL_S)
@@ -161,16 +204,19 @@ def _watch(supervisor: Supervisor, *, as_json: bool, starting: bool = False) -> 
     for name in supervisor.restart_due():
         pid = supervisor.pids[name]
         _event("restarted", {"node": name, "pid": pid}, f"{name} restarted", as_json=as_json)
+    if postgres and (told := postgres.watch()):
+        _event("postgres", {"problem": told}, told, as_json=as_json)
 
 
-def _announce(supervisor: Supervisor, *, as_json: bool) -> None:
+def _announce(supervisor: Supervisor, postgres: PostgresChild | None, *, as_json: bool) -> None:
     cluster = supervisor.cluster
     if as_json:
         nodes = [
             {"name": name, "url": cluster.url(name), "pid": pid}
             for name, pid in supervisor.pids.items()
         ]
-        _event("ready", {"nodes": nodes}, "", as_json=True)
+        checkpoints = {"checkpoint_url": postgres.server.url} if postgres else {}
+        _event("ready", {"nodes": nodes, **checkpoints}, "", as_json=True)
         return
     from cluster.commands.output import table
 

@@ -105,6 +105,8 @@ async def checkpoint(
 
 
 async def _found(connection: Any, cluster_id: str | None, number: int | None) -> list[Checkpoint]:
+    if not await connection.fetchval("SELECT to_regclass('checkpoints') IS NOT NULL"):
+        return []  # nobody has written into this database yet
     rows = await connection.fetch(_CHECKPOINTS, cluster_id, number)
     for row in rows:
         _require_format(row["id"], row["format_version"])

@@ -1,14 +1,18 @@
 """`recollect up` with real nodes: each sentence that scripts rely on, one test."""
 
+import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 import time
 from functools import partial
 
 import pytest
 
 from cluster.ports import taken
+from storage.embedded_postgres import EmbeddedPostgres
 from tests.helpers import (
     STOP_S,
     await_ready,
@@ -18,6 +22,7 @@ from tests.helpers import (
     running_cluster,
     start_cluster,
 )
+from tests.postgres import reachable_folder
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
@@ -200,3 +205,55 @@ def test_resume_on_other_ports(tmp_path):
         assert stored_task(cluster) == [TASK["task"]]
     finally:
         cluster.stop()
+
+
+def recollect(*words, within):
+    """Run a command in a folder, as somebody does who has set nothing; return what it says."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RECOLLECT_")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "cluster.cli", *words, "--json"],
+        env=kept,
+        cwd=within,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout
+    return json.loads(done.stdout)
+
+
+def test_own_postgres(tmp_path):
+    """Without an address `up` runs a Postgres, which ends with it in every way, and is resumed;
+    commands find it by the folder, whether it runs or not."""
+    own = {"RECOLLECT_CHECKPOINT_URL": "", "RECOLLECT_CHECKPOINT_INTERVAL_S": "0"}
+    with reachable_folder() as place:
+        folder = place / "recollect-data"
+        server = EmbeddedPostgres(folder / "postgres")
+        with running_cluster(tmp_path, nodes=1, env=own, folder=folder) as cluster:
+            store(cluster)
+            eventually(server.is_ready, 60)
+            made = recollect("checkpoint", "--url", cluster.url(), within=place)
+            proved = recollect("verify", within=place)
+            assert {each["state"] for each in proved["shards"]} == {"proved"}
+            pid = int((server.data / "postmaster.pid").read_text().split()[0])
+            cluster.process.kill()
+            cluster.process.wait()
+            eventually(lambda: not is_running(pid))
+        done = recollect("restore", "--into", "2", "--data", "copy", within=place)
+        assert (done["checkpoint"], done["records"]) == (made["id"], 1)
+        assert not server.is_running()
+        with running_cluster(tmp_path, nodes=1, env=own, folder=folder) as cluster:
+            eventually(server.is_ready, 30)
+            found = recollect("checkpoint", "--list", "--url", cluster.url(), within=place)
+            assert [each["id"] for each in found["checkpoints"]] == [made["id"]]
+            assert cluster.stop() == 0
+            assert not server.is_running()
+
+
+def test_no_postgres(tmp_path):
+    """`up --no-postgres` runs none, and a checkpoint is refused with a sentence."""
+    own = {"RECOLLECT_CHECKPOINT_URL": ""}
+    with running_cluster(tmp_path, "--no-postgres", nodes=1, env=own) as cluster:
+        assert not (cluster.folder / "postgres").exists()
+        assert cluster.call("POST", "/cluster/checkpoint", {}).status == 400

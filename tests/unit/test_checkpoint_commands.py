@@ -141,7 +141,8 @@ def test_damage_is_an_exit_code(said, written):
     ("words", "sentence"),
     [
         (("verify",), "no database was given"),
-        (("restore", "--from", "sesame"), "cannot be read"),
+        (("restore", "--from", "sesame"), "is no URL of a Postgres"),
+        (("verify", "--from", "postgresql://sesame@[1"), "cannot be read"),
         (("verify", "--from", "postgresql://u:sesame@127.0.0.1:1/x"), "cannot be reached"),
     ],
 )

@@ -25,7 +25,7 @@ from storage.checkpoint.errors import (
     Superseded,
 )
 from storage.checkpoint.migrate import migrate, migrations
-from storage.checkpoint.reading import checkpoint
+from storage.checkpoint.reading import checkpoint, checkpoints
 from storage.checkpoint.spool import Spool
 from storage.checkpoint.writing import begin, finish, retain, write_shard
 from tests.postgres import (
@@ -289,3 +289,11 @@ async def test_what_will_not_pass_is_raised_at_once(database):
     with pytest.raises(DatabaseRefused, match="42P01"):
         await database.run(work)
     assert len(tries) == 1
+
+
+async def test_an_empty_database_has_no_checkpoints(postgres):
+    """Whoever looks before anything was written finds nothing, not an error."""
+    async with empty_database(postgres) as url, Database.opened(url, patience_s=10) as database:
+        assert await checkpoints(database) == []
+        with pytest.raises(CheckpointMissing, match="no finished checkpoint"):
+            await checkpoint(database)
