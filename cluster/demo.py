@@ -2,7 +2,8 @@
 
 The story in order: start three nodes, collect texts, store, search, kill the node that leads the
 most shards while a client writes, search without it, bring it back, compare the replicas, look
-for every acknowledged write on every node. Every number that it prints was measured in this run.
+for every acknowledged write on every node; write a checkpoint into Postgres, end the nodes, restore
+it into two new ones and compare. Every number that it prints was measured in this run.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,44 +22,36 @@ from cluster.demo_check import busiest_leader, differing_shards, lost
 from cluster.demo_corpus import Docstring, docstrings, source_files, standard_library
 from cluster.demo_failover import SteadyWriter, longest_pause_s
 from cluster.demo_load import Payload, create_collection, patiently, store_all
+from cluster.demo_restore import Move, Moved
 from cluster.demo_search import QUESTIONS, Found, ask, ask_in_words, median_ms
+from cluster.demo_stage import CONVERGED_S, READY_S, REQUEST_TIMEOUT_S, Voice, until
 from cluster.errors import CommandFailed
 from cluster.ports import free_base
+from cluster.postgres_child import postgres_of, running_postgres
 from cluster.supervisor import Shape, Supervisor, supervised
 
 NODES: Final = 3
-REQUEST_TIMEOUT_S: Final = 15.0
 WRITER_TIMEOUT_S: Final = 2.0
-READY_S: Final = 60.0
-CONVERGED_S: Final = 60.0
 RECOVERED_S: Final = 30.0
 ACKS_BEFORE: Final = 50
 ACKS_AFTER: Final = 100
 TIMED_SEARCHES: Final = 200
 WRITERS: Final = 4
 EMBED_BATCH: Final = 1000
-POLL_S: Final = 0.1
-# The demo embeds with the bundled model, and so have its nodes to.
-EMBEDDING: Final = "RECOLLECT_EMBEDDING_"
+# The demo embeds with the bundled model, and so have its nodes to; it checkpoints when it says so.
+NOT_INHERITED: Final = ("RECOLLECT_EMBEDDING_", "RECOLLECT_CHECKPOINT")
+OWN: Final = {"RECOLLECT_CHECKPOINT_INTERVAL_S": "0"}
 
 Answers = tuple[list[Found], list[Found]]
 """What was found for a question without and with its filter."""
 
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-
-
-@dataclass(frozen=True)
-class Voice:
-    """How the demo speaks: sentences, the hits of a question, and the progress of long work."""
-
-    say: Callable[[str], None]
-    hits: Callable[[str, Sequence[Found]], None]
-    progress: Progress
-
 
 @dataclass
 class Summary:
-    """What was measured. `lost` counts acknowledged writes that some node does not have."""
+    """What was measured. `lost` counts acknowledged writes that some node does not have.
+
+    `moved` is None when the last part was skipped.
+    """
 
     texts: int = 0
     writes_per_s: float = 0.0
@@ -67,6 +60,7 @@ class Summary:
     pause_s: float = 0.0
     acknowledged: int = 0
     lost: int = 0
+    moved: Moved | None = None
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,8 +69,10 @@ class Summary:
 
 
 @contextmanager
-def prepared(data: Path, port: int | None, environment: Mapping[str, str]) -> Iterator[Supervisor]:
-    """Prepare the demo's cluster in a folder that holds none yet.
+def prepared(
+    data: Path, port: int | None, environment: Mapping[str, str], voice: Voice
+) -> Iterator[Demo]:
+    """Prepare the demo's cluster in a folder that holds none yet, and its Postgres if possible.
 
     Raises:
         CommandFailed: the folder holds a cluster, or a port is in use.
@@ -86,17 +82,35 @@ def prepared(data: Path, port: int | None, environment: Mapping[str, str]) -> It
             f"{data} holds a cluster already", hint="choose a new folder with --data"
         )
     base = free_base(NODES, random.Random()) if port is None else port
-    own = {name: text for name, text in environment.items() if not name.startswith(EMBEDDING)}
-    with supervised(data, Shape(NODES), port=base, environment=own) as supervisor:
-        yield supervisor
+    own = {name: text for name, text in environment.items() if not name.startswith(NOT_INHERITED)}
+    own |= OWN
+    with (
+        supervised(data, Shape(NODES), port=base, environment=own) as supervisor,
+        ExitStack() as stack,
+    ):
+        demo = Demo(supervisor, voice, own)
+        try:
+            server = postgres_of(supervisor)
+        except CommandFailed as failure:
+            demo.obstacle = f"{failure.message} ({failure.hint})"
+        else:
+            stack.enter_context(running_postgres(server))
+            demo.postgres_url = server.url
+        yield demo
 
 
 class Demo:
     """One run. `run` calls the steps in order; each leaves what the next ones need."""
 
-    def __init__(self, supervisor: Supervisor, voice: Voice) -> None:
+    def __init__(
+        self, supervisor: Supervisor, voice: Voice, environment: Mapping[str, str]
+    ) -> None:
         self._supervisor = supervisor
         self._voice = voice
+        self._environment = environment
+        self.postgres_url = ""
+        self.obstacle = ""
+        """Why there is no Postgres."""
         self._names = supervisor.cluster.names
         self._vectors: list[Any] = []
         self._questions: list[list[float]] = []
@@ -121,6 +135,7 @@ class Demo:
         self._survive_a_kill()
         self._compare_replicas()
         self._verify()
+        self._move()
         self.summary.seconds = time.monotonic() - started_s
         return self.summary
 
@@ -267,15 +282,16 @@ class Demo:
         self.summary.acknowledged = len(self._acknowledged)
         self.summary.lost = len(missing)
 
+    def _move(self) -> None:
+        """Checkpoint into Postgres, end the cluster, and go on with it in fewer nodes."""
+        if not self.postgres_url:
+            self._voice.say(f"Skipped checkpoint and restoration: {self.obstacle}")
+            return
+        move = Move(self._supervisor, self._voice, self._questions, self._environment)
+        self.summary.moved = move.carry_out(self.postgres_url)
+
     def _until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-        deadline_s = time.monotonic() + timeout_s
-        while not condition():
-            for death in self._supervisor.reap():
-                said = self._supervisor.last_words(death.name)
-                raise CommandFailed(f"{death.describe()}: {said}", code="node_failed")
-            if time.monotonic() > deadline_s:
-                raise CommandFailed(f"{what} took longer than {timeout_s:.0f} s", code="too_slow")
-            time.sleep(POLL_S)
+        until(self._supervisor, condition, timeout_s, what)
 
     def _cluster(self) -> dict[str, Any]:
         with self._client(next(iter(self._supervisor.pids))) as client:

@@ -49,12 +49,18 @@ class Found:
 
 
 def ask(
-    client: Client, vector: list[float], narrowing: dict[str, Any] | None = None
+    client: Client,
+    vector: list[float],
+    narrowing: dict[str, Any] | None = None,
+    *,
+    exact: bool = False,
 ) -> list[Found]:
     """Return the best hits for an embedded question; `narrowing` is a filter."""
     body: dict[str, Any] = {"query": vector, "limit": BEST, "with_payload": True}
     if narrowing:
         body["filter"] = narrowing
+    if exact:
+        body["params"] = {"exact": True}
     return [_found(hit) for hit in client.post(f"{POINTS_PATH}/query", body)["points"]]
 
 

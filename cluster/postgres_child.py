@@ -24,6 +24,7 @@ from cluster.supervisor import (
     RESTART_DELAY_MAX_S,
     RESTART_FORGIVEN_S,
     Death,
+    Supervisor,
     last_complaint,
     restart_delay_s,
 )
@@ -63,6 +64,17 @@ def prepared_postgres(data: Path) -> EmbeddedPostgres:
     except OSError as error:
         told = f"{server_folder} cannot be used: {error.strerror}"
         raise CommandFailed(told, hint="check the disk and the rights", code="io") from None
+    return server
+
+
+def postgres_of(supervisor: Supervisor) -> EmbeddedPostgres:
+    """Return the server of a supervisor's cluster, whose nodes are told of it from now on.
+
+    Raises:
+        CommandFailed: as `prepared_postgres`.
+    """
+    server = prepared_postgres(supervisor.cluster.folder)
+    supervisor.give(URL_VARIABLE, server.url)
     return server
 
 

@@ -118,19 +118,18 @@ def _postgres(
     supervisor: Supervisor, *, wanted: bool, as_json: bool
 ) -> Iterator[PostgresChild | None]:
     """Run the cluster's own Postgres while the block runs, where it is wanted and possible."""
-    from cluster.postgres_child import URL_VARIABLE, prepared_postgres, running_postgres
+    from cluster.postgres_child import URL_VARIABLE, postgres_of, running_postgres
 
     if not wanted or os.environ.get(URL_VARIABLE):
         yield None
         return
     try:
-        server = prepared_postgres(supervisor.cluster.folder)
+        server = postgres_of(supervisor)
     except CommandFailed as failure:
         told = f"{failure.message} ({failure.hint})"
         _event("no_checkpoints", {"reason": told}, f"No checkpoints: {told}", as_json=as_json)
         yield None
         return
-    supervisor.give(URL_VARIABLE, server.url)
     with running_postgres(server) as child:
         yield child
 

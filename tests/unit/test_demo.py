@@ -18,6 +18,13 @@ from cluster.demo_corpus import (
 )
 from cluster.demo_failover import FIRST_ID, SteadyWriter, longest_pause_s
 from cluster.demo_load import BATCH_POINTS, POINTS_PATH, patiently, store_all
+from cluster.demo_restore import (
+    Contents,
+    compared,
+    count_memories,
+    make_checkpoint,
+    shard_hashes,
+)
 from cluster.demo_search import QUESTIONS, ask
 from cluster.errors import CommandFailed
 from tests.helpers import eventually
@@ -228,3 +235,58 @@ class TestCheck:
 
         assert (found.score, found.name, found.line) == (0.5, "m.f", "first")
         assert node.bodies(f"{POINTS_PATH}/query")[0]["filter"] == QUESTIONS[0].filter
+
+
+class TestRestore:
+    BEFORE = Contents(("a" * 32, "b" * 32), 5, (["x"], ["y"]))
+
+    def test_equal_clusters(self):
+        """Two clusters with the same hashes, counts and answers differ in nothing."""
+        found = compared(self.BEFORE, self.BEFORE)
+
+        assert [each.what for each in found] == [
+            "state hash of shard 0",
+            "state hash of shard 1",
+            "memories",
+            "answers to searches",
+        ]
+        assert all(each.equal for each in found)
+
+    def test_every_difference_is_seen(self):
+        """One other hash, one memory less and one other answer are three differences."""
+        after = Contents(("a" * 32, "b" * 31 + "c"), 4, (["x"], ["z"]))
+        found = compared(self.BEFORE, after)
+
+        assert [each.equal for each in found] == [True, False, False, False]
+        assert found[3].after == "1 the same"
+
+    def test_unknown_hashes_are_not_equal(self):
+        """Replicas that differ, or do not answer, prove nothing."""
+        replicas = [
+            [{"state_hash": "x"}, {"state_hash": "y"}],
+            [{"state_hash": "x"}, {"state_hash": None}],
+            [{"state_hash": "x"}, {"state_hash": "x"}],
+        ]
+        hashes = shard_hashes({"shards": [{"replicas": each} for each in replicas]})
+        unknown = Contents(hashes, 0, ())
+
+        assert hashes == ["", "", "x"]
+        assert [each.equal for each in compared(unknown, unknown)][:3] == [False, False, True]
+
+    def test_checkpoint_is_whole_when_it_is_listed(self, node):
+        """A checkpoint that takes longer than its request is waited for."""
+        newest = {"id": 7, "rows_written": 9}
+        listed = [{"checkpoints": found} for found in ([], [], [newest])]
+        node.answer("GET", "/cluster/checkpoints", *((200, each) for each in listed))
+        node.answer("POST", "/cluster/checkpoint", (200, {"state": "running"}))
+        with Client(node.url) as client:
+            made = make_checkpoint(client, lambda done, what: eventually(done, what=what))
+
+        assert (made.number, made.rows) == (7, 9)
+
+    def test_memories_are_counted_exactly(self, node):
+        """The count is not an estimate."""
+        node.answer("POST", f"{POINTS_PATH}/count", (200, {"count": 4}))
+        with Client(node.url) as client:
+            assert count_memories(client) == 4
+        assert node.bodies(f"{POINTS_PATH}/count") == [{"exact": True}]
