@@ -22,7 +22,7 @@ def main() -> int:
         ["bench.idle"],
     ]
     if options.data:
-        names = ("bench.http_search", "bench.graph_khop", "bench.graph_http")
+        names = ("bench.http_search", "bench.backends", "bench.graph_khop", "bench.graph_http")
         runs = [[name, "--data", options.data] for name in names] + runs
     worst = 0
     for words in runs:

@@ -16,6 +16,7 @@ NOWHERE: Final = "none"
 """The address of checkpoints that are not to be made."""
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
+BACKENDS: Final = ("cluster", "postgres")
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -31,6 +32,10 @@ def _secret(text: str) -> Any:
 class Config:
     """A node's settings. Each field is read from `RECOLLECT_<NAME IN CAPITALS>`."""
 
+    backend: str = _setting(
+        "cluster",
+        "what `recollect serve` runs: a node of a cluster, or `postgres`: patterns in a Postgres",
+    )
     node_id: str = _setting("node1", "this node's name; also NODE_ID")
     cluster_nodes: str = _setting(
         "node1=127.0.0.1:6001", "name=host:port of every node's peer port; also CLUSTER_NODES"
@@ -86,7 +91,8 @@ class Config:
 
     checkpoint_url: str = _secret(
         "Postgres that checkpoints go to, postgresql://user:password@host/database; none: nowhere; "
-        "empty: nowhere, but `recollect up` runs a Postgres of its own"
+        "empty: nowhere, but `recollect up` runs a Postgres of its own. With "
+        "RECOLLECT_BACKEND=postgres: where patterns live"
     )
     checkpoint_interval_s: int = _setting(
         3600, "time from one checkpoint to the next; 0: only on demand"
@@ -123,6 +129,12 @@ class Config:
             self.segment_bytes >= 2 * self.command_bytes_max, "segment_bytes", "holds two commands"
         )
 
+        self._require(self.backend in BACKENDS, "backend", f"is one of {', '.join(BACKENDS)}")
+        self._require(
+            self.backend == "cluster" or self.checkpoint_url not in ("", NOWHERE),
+            "checkpoint_url",
+            "must say where the patterns are when the backend is postgres",
+        )
         self._require(self.checkpoint_interval_s >= 0, "checkpoint_interval_s", "is not negative")
         self._require(self.checkpoints_kept >= 1, "checkpoints_kept", "must be at least 1")
 

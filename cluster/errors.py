@@ -6,6 +6,7 @@
     │   └── EmbeddingSpaceMismatch 400
     ├── Unauthorized 401
     ├── NotFound 404
+    │   ├── NotServed 404 ─ a route that this server's backend does not have
     │   ├── CollectionNotFound 404
     │   └── GraphNotFound 404
     ├── MethodNotAllowed 405
@@ -83,6 +84,12 @@ class NotFound(RecollectError):
 
     status = 404
     code = "not_found"
+
+
+class NotServed(NotFound):
+    """A route of the API that a cluster serves, and the backend of this server does not."""
+
+    code = "not_served"
 
 
 class CollectionNotFound(NotFound):

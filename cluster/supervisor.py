@@ -277,7 +277,13 @@ def _arrange(
         shards=kept.shards,
         peer_secret=environment.get("RECOLLECT_PEER_SECRET") or kept.peer_secret,
     )
-    Config.from_env(cluster.environment("node1", environment))
+    config = Config.from_env(cluster.environment("node1", environment))
+    if config.backend != "cluster":
+        raise CommandFailed(
+            f"RECOLLECT_BACKEND is {config.backend}, which needs no cluster",
+            hint="use recollect serve, or unset it",
+            code="other_backend",
+        )
     _require_free(cluster)
     if not found:
         folder.save(kept)

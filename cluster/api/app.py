@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version as installed_version
-from typing import Final
+from typing import Final, Never, cast
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -31,13 +32,14 @@ from cluster.api import (
     search,
     sharding,
 )
-from cluster.api.backend import Api, Backend, TextEmbedder
+from cluster.api.backend import Api, Backend, PatternBackend, TextEmbedder
 from cluster.api.body import BUDGET_BODIES, BodyBudget
 from cluster.api.metrics import Metrics
 from cluster.api.middleware import edge
-from cluster.api.route import Route, endpoint
+from cluster.api.route import Call, Route, endpoint
 from cluster.api.streams import StreamLimits, Streams
 from cluster.config import Config
+from cluster.errors import NotServed
 from cluster.memory_guard import MemoryGuard
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -55,6 +57,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     *cluster_routes.ROUTES,
     *checkpoints.ROUTES,
 )
+PATTERN_ROUTES: Final[tuple[Route, ...]] = (*patterns.ROUTES, *cluster_routes.PROCESS_ROUTES)
+"""What is served where patterns are all that there is."""
 
 
 def build_app(  # noqa: PLR0913 - each part of a node comes by name
@@ -69,6 +73,7 @@ def build_app(  # noqa: PLR0913 - each part of a node comes by name
     registry: CollectorRegistry | None = None,
     memory: MemoryGuard | None = None,
     streams: StreamLimits | None = None,
+    routes: Sequence[Route] = ROUTES,
     extra_routes: Sequence[Route] = (),
 ) -> web.Application:
     """Return the API of one node; serve it with `cluster.api.server.ApiRunner`.
@@ -76,9 +81,10 @@ def build_app(  # noqa: PLR0913 - each part of a node comes by name
     `readiness` returns the reasons why the node cannot serve, [] when it can; `clock` is the
     monotonic clock, in seconds, on which the router reads deadlines; `wall_ms` and `new_id` stamp
     and name patterns; `registry` takes the HTTP metrics when the node has one of its own;
-    `memory` refuses bodies that do not fit; `streams` bounds those who follow the changes.
+    `memory` refuses bodies that do not fit; `streams` bounds those who follow the changes. What
+    `routes` lacks of ROUTES is refused by name.
     """
-    routes = (*ROUTES, *extra_routes)
+    served = (*routes, *extra_routes)
     metrics = Metrics(registry)
     api = Api(
         router=router,
@@ -94,10 +100,42 @@ def build_app(  # noqa: PLR0913 - each part of a node comes by name
         streams=Streams(streams or StreamLimits(), metrics.registry),
     )
     app = web.Application(middlewares=[edge(api)], client_max_size=config.body_bytes_max)
-    for route in (*routes, openapi.route(routes, api.version, locked=bool(config.api_key))):
+    for route in (*served, openapi.route(served, api.version, locked=bool(config.api_key))):
         _add(app, api, route)
+    for route in ROUTES:
+        if route not in served:
+            _add(app, api, _refused(route))
     app.on_shutdown.append(api.streams.close)
     return app
+
+
+def build_patterns_app(
+    *,
+    backend: PatternBackend,
+    config: Config,
+    embedder: TextEmbedder,
+    readiness: Callable[[], Sequence[str]],
+    clock: Callable[[], float],
+    registry: CollectorRegistry,
+) -> web.Application:
+    """Return the API of a backend that has patterns and nothing else; see `build_app`."""
+    return build_app(
+        # The handlers of PATTERN_ROUTES call no more of a router than this has.
+        router=cast("Backend", backend),
+        config=config,
+        embedder=embedder,
+        readiness=readiness,
+        clock=clock,
+        registry=registry,
+        routes=PATTERN_ROUTES,
+    )
+
+
+def _refused(route: Route) -> Route:
+    async def refuse(call: Call) -> Never:
+        raise NotServed(f"{call.route.method} {route.path} is served by clusters only")
+
+    return replace(route, handler=refuse, body=None, streams=None, plain=True)
 
 
 def _add(app: web.Application, api: Api, route: Route) -> None:

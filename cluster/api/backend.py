@@ -59,8 +59,28 @@ class CollectionInfo(Protocol):
         """Replicas of each shard."""
 
 
-class Backend(Protocol):
-    """The router, as the API calls it. Every method may raise the errors of cluster.errors."""
+class PatternBackend(Protocol):
+    """What patterns need. Every method may raise the errors of cluster.errors."""
+
+    def session(self, seen: Session) -> Session:
+        """Return `seen` with what this node knows of collections."""
+
+    async def collection(self, name: str, options: Options) -> Collection:
+        """Return a collection; raises CollectionNotFound."""
+
+    async def upsert(
+        self, collection: Collection, points: Sequence[Point], options: Options
+    ) -> WriteAck:
+        """Write points."""
+
+    async def search(
+        self, collection: Collection, request: SearchRequest, options: Options
+    ) -> SearchAnswer:
+        """Return the nearest points."""
+
+
+class Backend(PatternBackend, Protocol):
+    """The router, as the API calls it."""
 
     @property
     def graphs(self) -> GraphRouter:
@@ -98,19 +118,8 @@ class Backend(Protocol):
     async def catch_up(self, options: Options) -> None:
         """Make what this node knows of collections as new as the options demand."""
 
-    def session(self, seen: Session) -> Session:
-        """Return `seen` with what this node knows of collections."""
-
-    async def collection(self, name: str, options: Options) -> Collection:
-        """Return a collection; raises CollectionNotFound."""
-
     async def collection_info(self, name: str, options: Options) -> CollectionInfo:
         """Return counts and index status; raises CollectionNotFound."""
-
-    async def upsert(
-        self, collection: Collection, points: Sequence[Point], options: Options
-    ) -> WriteAck:
-        """Write points."""
 
     async def delete(
         self,
@@ -143,11 +152,6 @@ class Backend(Protocol):
         options: Options,
     ) -> list[Record]:
         """Return the points that exist, in the order asked."""
-
-    async def search(
-        self, collection: Collection, request: SearchRequest, options: Options
-    ) -> SearchAnswer:
-        """Return the nearest points."""
 
     async def scroll(  # noqa: PLR0913 - all that a page is
         self,

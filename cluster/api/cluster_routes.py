@@ -52,7 +52,7 @@ async def metrics(call: Call) -> web.Response:
     return web.Response(body=call.api.metrics.render(), headers=headers)
 
 
-ROUTES: Final = (
+PROCESS_ROUTES: Final = (
     Route("GET", "/", product, "Name and version", answer=answers.Product, plain=True),
     Route("GET", "/healthz", healthz, "Is the process alive", answer=answers.Healthy, plain=True),
     Route(
@@ -64,6 +64,10 @@ ROUTES: Final = (
         plain=True,
         errors=(503,),
     ),
-    Route("GET", "/cluster", cluster, "Nodes, shards and replicas", answer=dict[str, Any]),
     Route("GET", "/metrics", metrics, "Metrics in Prometheus' text format", plain=True),
+)
+"""What concerns the process alone, whatever stands behind it."""
+ROUTES: Final = (
+    *PROCESS_ROUTES,
+    Route("GET", "/cluster", cluster, "Nodes, shards and replicas", answer=dict[str, Any]),
 )

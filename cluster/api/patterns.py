@@ -31,6 +31,7 @@ from cluster.errors import BadRequest, VersionConflict
 from cluster.model import Collection, Hit, Point, Vector
 from storage.filters import Filter
 from storage.ids import PointId
+from storage.postgres_patterns.rows import time_text
 
 COLLECTION: Final = "patterns"
 K_DEFAULT: Final = 5
@@ -122,8 +123,7 @@ async def _vector(
 def _payload(body: StorePattern, now_ms: int) -> dict[str, Any]:
     payload = {name: given(getattr(body, name), None) for name in STORED}
     kept = {name: value for name, value in payload.items() if value is not None}
-    moment = datetime.datetime.fromtimestamp(now_ms / 1000, datetime.UTC)
-    kept["createdAt"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    kept["createdAt"] = time_text(datetime.datetime.fromtimestamp(now_ms / 1000, datetime.UTC))
     return kept
 
 

@@ -1,4 +1,4 @@
-"""`recollect serve`: one node, as a container or `recollect up` runs it.
+"""`recollect serve`: one node, as a container or `recollect up` runs it; or patterns in Postgres.
 
 It refuses what would be dangerous later: an address that others can reach without a key and a
 secret, and an interpreter that skips assertions, because they guard the data.
@@ -11,8 +11,9 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -55,6 +56,8 @@ def serve(
 
     Every setting can come from the environment: `recollect config` lists them. On an address
     that is not loopback, RECOLLECT_API_KEY and RECOLLECT_PEER_SECRET are required.
+    With RECOLLECT_BACKEND=postgres this is no node: it serves patterns, which live in the Postgres
+    of RECOLLECT_CHECKPOINT_URL.
 
     Examples:
 
@@ -63,6 +66,8 @@ def serve(
         NODE_ID=node2 CLUSTER_NODES=node1=10.0.0.1:6001,node2=10.0.0.2:6001
         RECOLLECT_API_KEY=... RECOLLECT_PEER_SECRET=...
         recollect serve --http-host 0.0.0.0 --peer-host 0.0.0.0
+
+        RECOLLECT_BACKEND=postgres RECOLLECT_CHECKPOINT_URL=postgresql://... recollect serve
     """
     _tie(parent_pid, parent_pipe)
     config = _settings(
@@ -93,11 +98,15 @@ def refuse_optimized(level: int) -> None:
 def exposure(config: Config) -> str:
     """Return what is dangerous about a node's addresses: a clause, empty when nothing is.
 
-    An address that others can reach needs a key and a peer secret, unless it was asked for.
+    An address that others can reach needs a key and a peer secret, unless it was asked for. What
+    is no node has no peers.
     """
-    hosts = {"http_host": config.http_host, "peer_host": config.peer_host}
+    hosts = {"http_host": config.http_host}
+    secrets = {"RECOLLECT_API_KEY": config.api_key}
+    if config.backend == "cluster":
+        hosts["peer_host"] = config.peer_host
+        secrets["RECOLLECT_PEER_SECRET"] = config.peer_secret
     exposed = [f"{name} {host!r}" for name, host in hosts.items() if not _is_loopback(host)]
-    secrets = {"RECOLLECT_API_KEY": config.api_key, "RECOLLECT_PEER_SECRET": config.peer_secret}
     missing = [variable for variable, value in secrets.items() if not value]
     if config.insecure or not exposed or not missing:
         return ""
@@ -154,15 +163,23 @@ def _log_to_stderr() -> None:
 def _run(config: Config) -> None:
     import uvloop
 
-    from cluster.node import run_node
-
     try:
-        uvloop.run(run_node(config))
+        uvloop.run(_serving(config))
     except (RecollectError, OSError) as error:
         raise CommandFailed(f"the node cannot run: {error}", code="node_failed") from None
     except Exception as error:
         logging.getLogger("recollect.node").exception("the node failed")
         raise CommandFailed(f"the node failed: {_cause(error)}", code="node_failed") from None
+
+
+def _serving(config: Config) -> Coroutine[Any, Any, None]:
+    if config.backend == "postgres":
+        from cluster.pattern_server import run_pattern_server
+
+        return run_pattern_server(config)
+    from cluster.node import run_node
+
+    return run_node(config)
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -11,8 +11,9 @@ The URL holds a password. It is in no message, and in no error's chain.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar
 
 import asyncpg
@@ -61,15 +62,20 @@ class Database:
     @classmethod
     @asynccontextmanager
     async def opened(
-        cls, url: str, *, connections: int = 4, patience_s: float = PATIENCE_S
+        cls,
+        url: str,
+        *,
+        connections: int = 4,
+        patience_s: float = PATIENCE_S,
+        settings: Mapping[str, str] = MappingProxyType({}),
     ) -> AsyncIterator[Database]:
-        """Yield a pool for the database of a URL; it connects when it is used."""
+        """Yield a pool for the database of a URL; it connects, with these settings, when used."""
         pool = await asyncpg.create_pool(
             url,
             min_size=0,
             max_size=connections,
             timeout=CONNECT_S,
-            server_settings=dict(_SETTINGS),
+            server_settings={**_SETTINGS, **settings},
         )
         try:
             yield cls(pool, patience_s)
@@ -106,6 +112,13 @@ class Database:
                 connection.transaction(isolation=isolation, readonly=readonly),
             ):
                 return await work(connection)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Any]:
+        """Lend a connection, on which a statement is a transaction; raises CheckpointError."""
+        with failures_named():
+            async with self._connected() as connection:
+                yield connection
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Any]:

@@ -491,6 +491,23 @@ class TestServe:
         """On loopback a node runs without secrets."""
         assert exposure(Config(http_host=host, peer_host=host)) == ""
 
+    def test_a_server_of_patterns_has_no_peers(self):
+        """Over Postgres only the HTTP address matters, and only the key guards it."""
+        config = Config(backend="postgres", checkpoint_url="postgresql://", peer_host="0.0.0.0")
+
+        assert exposure(config) == ""
+        assert "RECOLLECT_API_KEY is not" in exposure(replace(config, http_host="0.0.0.0"))
+        assert exposure(replace(config, http_host="0.0.0.0", api_key=KEY)) == ""
+
+    @pytest.mark.parametrize(
+        ("values", "named"),
+        [({"backend": "mysql"}, "backend"), ({"backend": "postgres"}, "checkpoint_url")],
+    )
+    def test_a_backend_is_one_that_is_there(self, values, named):
+        """It has a name that is known, and Postgres a place."""
+        with pytest.raises(ValueError, match=f"^{named} "):
+            Config(**values)
+
     def test_refusal_is_code_1(self, recollect):
         """The command itself refuses, before it opens anything."""
         shown = recollect("serve", "--http-host", "0.0.0.0")

@@ -262,6 +262,20 @@ class TestFolder:
         ):
             pass
 
+    def test_another_backend_is_no_cluster(self, tmp_path, base):
+        """Who asked for patterns in Postgres is told that `up` does not run that."""
+        asked = {
+            "RECOLLECT_BACKEND": "postgres",
+            "RECOLLECT_CHECKPOINT_URL": "postgresql://host/base",
+        }
+        with (
+            pytest.raises(CommandFailed, match="needs no cluster"),
+            supervised(tmp_path, Shape(), port=base, environment=asked),
+        ):
+            pass
+
+        assert not (tmp_path / PARAMETERS_FILE).exists()
+
     def test_foreign_files_are_left_alone(self, tmp_path, base):
         """A folder may hold other things, a stale pid file among them; only that is replaced."""
         (tmp_path / "notes.txt").write_text("mine")

@@ -36,7 +36,10 @@ CREATE INDEX reasoning_patterns_by_reward ON reasoning_patterns (reward);
 DO $$
 BEGIN
   IF EXISTS (SELECT FROM pg_extension WHERE extname = 'vector') THEN
-    ALTER TABLE reasoning_patterns ADD COLUMN embedding vector;
+    EXECUTE format(
+      'ALTER TABLE reasoning_patterns ADD COLUMN embedding %s.vector',
+      (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'vector')
+    );
   ELSE
     ALTER TABLE reasoning_patterns ADD COLUMN embedding bytea;
   END IF;
