@@ -149,3 +149,16 @@ async def test_without_pgvector_embeddings_are_bytes(database, tmp_path):
     embedding = await database.run(lambda c: c.fetchval("SELECT embedding FROM reasoning_patterns"))
 
     assert embedding == vector(1.0, 0.5)
+
+
+async def test_a_session_may_have_a_long_name(database, tmp_path):
+    """A text that no B-tree holds stops neither the table nor looking it up."""
+    name = "".join(map(chr, np.random.default_rng(1).integers(33, 126, 20_000)))
+    machine = ShardMachine(None, request_id_ttl_ms=TTL_MS)
+    apply(machine, command(upsert(stored(1, sessionId=name))))
+    await refreshed(database, machine, tmp_path)
+    found = await database.run(
+        lambda c: c.fetchval("SELECT id FROM reasoning_patterns WHERE session_id = $1", name)
+    )
+
+    assert found == "1"

@@ -44,3 +44,7 @@ CREATE INDEX stored_pattern_requests_by_expiry ON stored_pattern_requests (expir
 COMMENT ON TABLE stored_pattern_requests IS 'Stores with an idempotency key, and what they gave';
 COMMENT ON COLUMN stored_pattern_requests.version IS
   'Of the pattern as it was written, or, in a conflict, as it was found';
+
+-- A session's name may be longer than what an entry of a B-tree holds.
+DROP INDEX reasoning_patterns_by_session;
+CREATE INDEX reasoning_patterns_by_session ON reasoning_patterns USING hash (session_id);
