@@ -32,6 +32,7 @@ from cluster.model import (
     SearchAnswer,
     SearchRequest,
     Session,
+    Vector,
     WriteAck,
 )
 from storage.checkpoint.database import Database
@@ -97,8 +98,8 @@ class PostgresPatterns:
         del collection
         (point,) = points
         space = self._ready()
-        vector = _unit(point, space)
-        pattern = Pattern(point.id, vector, point.payload, point.if_version)
+        embedding = _unit(point.vector, space)
+        pattern = Pattern(point.id, embedding, point.payload, point.if_version)
         async with self._within(options), self._database.connection() as connection:
             try:
                 stored = await store(connection, space, pattern, self._request(options))
@@ -117,8 +118,9 @@ class PostgresPatterns:
     ) -> SearchAnswer:
         """Return the nearest patterns; raises Unavailable, DeadlineExceeded or StorageFull."""
         del collection
+        assert request.offset == 0, "searches of patterns have no pages"
         space = self._ready()
-        vector = Metric("Cosine", space.dimension).query(request.vector).vector.tolist()
+        vector = _unit(request.vector, space)
         wanted = Wanted(vector, request.limit, request.filter, request.score_threshold)
         async with self._within(options), self._database.connection() as connection:
             found = await nearest(connection, space, wanted)
@@ -152,10 +154,10 @@ class PostgresPatterns:
             raise Unavailable(str(error)) from None
 
 
-def _unit(point: Point, space: PatternSpace) -> list[float]:
-    """Return a vector of norm 1, as a cluster's index has it: no product of two can overflow."""
-    vector: list[float] = Metric("Cosine", space.dimension).query(point.vector).vector.tolist()
-    return vector
+def _unit(vector: Vector, space: PatternSpace) -> list[float]:
+    """Return a vector with norm 1, as a cluster's index has it: no product of two can overflow."""
+    elements: list[float] = Metric("Cosine", space.dimension).query(vector).vector.tolist()
+    return elements
 
 
 def _conflict(point: Point, stored: Stored) -> VersionConflict:

@@ -9,6 +9,7 @@ what matches, exactly, which is quick where few match and the only answer where 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +30,8 @@ SETTINGS: Final = {
 bounds of a search would often pass the index by."""
 BATCH_ROWS: Final = 500
 """Rows that are asked for at once where a filter is left to be asked of each."""
+READ_HERE: Final = 100
+"""So many rows are read on the event loop; more would hold it up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +70,30 @@ async def _ask(
     if rest is not None:
         return await _sifted(connection, query, values, wanted, rest)
     rows = await connection.fetch(f"{query} LIMIT {wanted.limit:d}", *values)
-    return [found_of(row) for row in rows]
+    return _read(rows) if len(rows) <= READ_HERE else await asyncio.to_thread(_read, rows)
 
 
 async def _sifted(
     connection: Any, query: str, values: Sequence[Any], wanted: Wanted, rest: Filter
 ) -> list[Found]:
     """Take rows in order until enough of them pass, or all that follow are too far away."""
+    floor = -math.inf if wanted.threshold is None else wanted.threshold
     kept: list[Found] = []
     async with connection.transaction(readonly=True):
         cursor = await connection.cursor(query, *values)
         while rows := await cursor.fetch(BATCH_ROWS):
             kept += await asyncio.to_thread(_passing, rows, rest)
-            last = rows[-1]["score"]
-            if len(kept) >= wanted.limit or (wanted.threshold or -2.0) > last:
+            if len(kept) >= wanted.limit or rows[-1]["score"] < floor:
                 break
     return kept[: wanted.limit]
 
 
+def _read(rows: Sequence[Any]) -> list[Found]:
+    return [found_of(row) for row in rows]
+
+
 def _passing(rows: Sequence[Any], rest: Filter) -> list[Found]:
-    found = map(found_of, rows)
-    return [each for each in found if matches(rest, each.id, each.payload)]
+    return [each for each in _read(rows) if matches(rest, each.id, each.payload)]
 
 
 def _query(space: PatternSpace, terms: Sequence[Term], *, indexed: bool) -> str:
