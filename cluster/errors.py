@@ -10,6 +10,7 @@
     │   ├── CollectionNotFound 404
     │   └── GraphNotFound 404
     ├── MethodNotAllowed 405
+    ├── NotAcceptable 406 ─ no form of an answer that the client takes
     ├── RequestTimeout 408 ─ the client stopped sending its request
     ├── Conflict 409
     │   ├── CollectionExists 409
@@ -117,6 +118,13 @@ class RequestTimeout(RecollectError):
     status = 408
     code = "request_timeout"
     retryable = True
+
+
+class NotAcceptable(RecollectError):
+    """The client accepts none of the media types that answers have."""
+
+    status = 406
+    code = "not_acceptable"
 
 
 class Conflict(RecollectError):

@@ -15,7 +15,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from cluster.api.envelope import JSON_TYPE
+from cluster.api.forms import JSON_TYPE, MSGPACK_TYPE
 from cluster.errors import (
     BadRequest,
     Overloaded,
@@ -108,7 +108,7 @@ async def read_body(
 
     Raises:
         PayloadTooLarge: by its declared length, or as soon as more than `bytes_max` came.
-        UnsupportedMediaType: a Content-Encoding, or a media type that is not JSON.
+        UnsupportedMediaType: a Content-Encoding, or a media type that is not served.
         BadRequest: no body, or one whose framing is broken.
         RequestTimeout: the client stopped sending.
         Overloaded: the budget is used up.
@@ -148,8 +148,11 @@ def _check_headers(request: web.Request, bytes_max: int) -> None:
 
 def _check_media_type(text: str) -> None:
     kind, _, parameters = text.partition(";")
+    if kind.strip().lower() == MSGPACK_TYPE:
+        return
     if kind.strip().lower() != JSON_TYPE:
-        raise UnsupportedMediaType(f"the body must be {JSON_TYPE}", field=hdrs.CONTENT_TYPE)
+        text = f"the body must be {JSON_TYPE} or {MSGPACK_TYPE}"
+        raise UnsupportedMediaType(text, field=hdrs.CONTENT_TYPE)
     for parameter in filter(None, (part.strip() for part in parameters.split(";"))):
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in UTF8:

@@ -1,4 +1,4 @@
-"""The one shape of every JSON answer.
+"""The one shape of every answer, in JSON or MessagePack.
 
     success  {"result": ..., "status": "ok", "time": seconds}
     error    {"status": {"error": sentence}, "error": {code, field, retryable, ...}, "time": s}
@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
+from cluster.api.forms import JSON, Form
 from cluster.errors import (
     NotReady,
     RecollectError,
@@ -26,7 +27,6 @@ from cluster.errors import (
 from cluster.model import Session
 
 SESSION_HEADER: Final = "X-Recollect-Session"
-JSON_TYPE: Final = "application/json"
 EVENT_TYPE: Final = "text/event-stream"
 SERVER: Final = "recollect"
 
@@ -40,20 +40,22 @@ class Answer:
     session: Session | None = None
 
 
-def success(answer: Answer, seconds: float) -> web.Response:
-    """Render an answer; numpy vectors are written as JSON arrays."""
+def success(answer: Answer, seconds: float, form: Form = JSON) -> web.Response:
+    """Render an answer; in JSON numpy vectors are written as arrays."""
     envelope = {"result": answer.result, "status": "ok", "time": seconds}
     if answer.beside is not None:
         envelope.update(answer.beside)
-    headers = {"Content-Type": JSON_TYPE, "Server": SERVER}
+    headers = {"Content-Type": form.media_type, "Server": SERVER}
     if answer.session is not None:
         headers[SESSION_HEADER] = answer.session.encode()
-    body = orjson.dumps(envelope, option=orjson.OPT_SERIALIZE_NUMPY)
-    return web.Response(body=body, headers=headers)
+    return web.Response(body=form.encode(envelope), headers=headers)
 
 
 def failure(
-    error: RecollectError, seconds: float, headers: Mapping[str, str] | None = None
+    error: RecollectError,
+    seconds: float,
+    headers: Mapping[str, str] | None = None,
+    form: Form = JSON,
 ) -> web.Response:
     """Render an error of the tree with its status, code, field and whether to retry."""
     detail: dict[str, Any] = {
@@ -69,19 +71,19 @@ def failure(
     if isinstance(error, NotReady) and error.reasons:
         detail["reasons"] = list(error.reasons)
     envelope = {"status": {"error": error.message}, "error": detail, "time": seconds}
-    sent = {"Content-Type": JSON_TYPE, "Server": SERVER, **(headers or {})}
+    sent = {"Content-Type": form.media_type, "Server": SERVER, **(headers or {})}
     if error.retry_after_s is not None:
         sent["Retry-After"] = f"{error.retry_after_s:g}"
     if isinstance(error, Unauthorized):
         sent["WWW-Authenticate"] = "Bearer"
-    return web.Response(status=error.status, body=_dump_error(envelope), headers=sent)
+    return web.Response(status=error.status, body=_dump_error(envelope, form), headers=sent)
 
 
-def _dump_error(envelope: dict[str, Any]) -> bytes:
+def _dump_error(envelope: dict[str, Any], form: Form) -> bytes:
     try:
-        return orjson.dumps(envelope)
-    except orjson.JSONEncodeError:
+        return form.encode(envelope)
+    except (orjson.JSONEncodeError, UnicodeEncodeError):
         # A message may quote a header, which can hold bytes that are no text.
         envelope["status"] = {"error": "the request was refused"}
         envelope["error"]["field"] = None
-        return orjson.dumps(envelope)
+        return form.encode(envelope)

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from cluster.api.route import LARGE_BODY_BYTES
+from cluster.api.body_decoder import LARGE_BODY_BYTES
 from graph.cypher import Query, final_slice, merge_key
 
 Found = dict[str, Any]

@@ -19,6 +19,7 @@ from aiohttp.typedefs import Middleware
 from cluster.api.backend import Api
 from cluster.api.cluster_routes import OPEN_PATHS
 from cluster.api.envelope import Answer, failure, success
+from cluster.api.forms import JSON, Form, form_of, form_of_error
 from cluster.errors import (
     BadRequest,
     Conflict,
@@ -84,11 +85,13 @@ def edge(api: Api) -> Middleware:
             outcome = await handler(request)
             seconds = clock() - started
             response: web.StreamResponse = (
-                success(outcome, seconds) if isinstance(outcome, Answer) else outcome
+                success(outcome, seconds, form_of(request))
+                if isinstance(outcome, Answer)
+                else outcome
             )
         except Exception as error:  # noqa: BLE001 - the edge is where everything ends
             seconds = clock() - started
-            response = refusal(error, seconds)
+            response = refusal(error, seconds, form_of_error(request))
         taken_s = seconds if isinstance(response, web.Response) else None
         api.metrics.observe(_known(request.method), _route(request), response.status, taken_s)
         return response
@@ -96,25 +99,26 @@ def edge(api: Api) -> Middleware:
     return answer
 
 
-def refusal(error: Exception, seconds: float) -> web.Response:
+def refusal(error: Exception, seconds: float, form: Form = JSON) -> web.Response:
     """Return the envelope of anything that can be raised while a request is served."""
     if isinstance(error, web.HTTPException):
-        return _http_refusal(error, seconds)
+        return _http_refusal(error, seconds, form)
     for leaf in _leaves(error):
         if isinstance(leaf, RecollectError):
-            return failure(leaf, seconds)
+            return failure(leaf, seconds, form=form)
         if isinstance(leaf, TimeoutError):
-            return failure(DeadlineExceeded("the request's time ran out"), seconds)
+            return failure(DeadlineExceeded("the request's time ran out"), seconds, form=form)
     _logger.error("unexpected error while serving a request", exc_info=error)
-    return failure(RecollectError("internal error; the node's log has the details"), seconds)
+    internal = RecollectError("internal error; the node's log has the details")
+    return failure(internal, seconds, form=form)
 
 
-def _http_refusal(error: web.HTTPException, seconds: float) -> web.Response:
+def _http_refusal(error: web.HTTPException, seconds: float, form: Form) -> web.Response:
     kind, sentence = _HTTP_ERRORS.get(
         error.status, (BadRequest, "the request is not HTTP as it is served here")
     )
     allowed = error.headers.get(hdrs.ALLOW)
-    return failure(kind(sentence), seconds, {hdrs.ALLOW: allowed} if allowed else None)
+    return failure(kind(sentence), seconds, {hdrs.ALLOW: allowed} if allowed else None, form)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

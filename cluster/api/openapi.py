@@ -17,7 +17,8 @@ from aiohttp import web
 from cluster.api import answers
 from cluster.api.cluster_routes import OPEN_PATHS
 from cluster.api.collection_schema import VectorParams
-from cluster.api.envelope import EVENT_TYPE, JSON_TYPE, SERVER, SESSION_HEADER
+from cluster.api.envelope import EVENT_TYPE, SERVER, SESSION_HEADER
+from cluster.api.forms import JSON_TYPE, MSGPACK_TYPE
 from cluster.api.identity import NAME_PATTERN
 from cluster.api.parameters import (
     IDEMPOTENCY_HEADER,
@@ -58,6 +59,7 @@ _STATUSES: Final = {
     400: "The request is malformed; `error.field` names the culprit",
     401: "No API key, or not one of ours",
     404: "It does not exist",
+    406: "The client accepts neither JSON nor MessagePack",
     408: "The client stopped sending its request",
     409: "It contradicts what is stored",
     413: "The body is too large",
@@ -152,7 +154,7 @@ def _operation(item: Route, known: dict[str, Any]) -> dict[str, Any]:
     }
     if item.body is not None:
         schema = known[_key(item.body)]
-        content = {JSON_TYPE: {"schema": schema}}
+        content = _content(schema)
         operation["requestBody"] = {"required": not item.body_optional, "content": content}
     if item.path in OPEN_PATHS:
         operation["security"] = []
@@ -178,6 +180,11 @@ def _parameters(item: Route) -> list[dict[str, Any]]:
         schema = {"type": "string", "pattern": KEY_PATTERN}
         found.append(_parameter(IDEMPOTENCY_HEADER, "header", schema))
     return found
+
+
+def _content(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the forms of a body: in MessagePack a vector may also be float32 in bytes."""
+    return {JSON_TYPE: {"schema": schema}, MSGPACK_TYPE: {"schema": schema}}
 
 
 def _parameter(
@@ -208,7 +215,7 @@ def _success(item: Route, known: dict[str, Any]) -> dict[str, Any]:
     }
     described: dict[str, Any] = {
         "description": item.summary,
-        "content": {JSON_TYPE: {"schema": schema}},
+        "content": _content(schema),
     }
     if item.path.startswith(("/collections", "/patterns", "/vectors", "/graph", "/batch")):
         described["headers"] = {SESSION_HEADER: {"schema": {"type": "string"}}}
@@ -221,6 +228,8 @@ def _errors(item: Route) -> dict[str, Any]:
         statuses |= {401}
     if not item.plain:
         statuses |= {503}
+    if not item.plain and item.streams is None:
+        statuses |= {406}
     if item.body is not None:
         statuses |= {408, 413, 415}
     if item.writes:
@@ -229,7 +238,7 @@ def _errors(item: Route) -> dict[str, Any]:
     return {
         str(status): {
             "description": _STATUSES[status],
-            "content": {JSON_TYPE: {"schema": schema}},
+            "content": {JSON_TYPE: {"schema": schema}} if item.plain else _content(schema),
         }
         for status in sorted(statuses)
     }

@@ -15,6 +15,7 @@ from cluster.api import answers
 from cluster.api.conditions import placed, read_condition, read_sole_condition
 from cluster.api.envelope import Answer
 from cluster.api.identity import path_id, point_id, point_ids
+from cluster.api.packed import PackedVector
 from cluster.api.payloads import (
     ALL,
     PayloadSelection,
@@ -233,9 +234,11 @@ def read_list(items: list[PointIn], collection: Collection, config: Config) -> l
 
 def _read_batch(batch: BatchIn, collection: Collection, config: Config) -> list[Point]:
     _check_size(len(batch.ids), config, "batch.ids")
-    rows = batch.vectors
-    if not isinstance(rows, list):
+    rows: Sequence[Any] | dict[str, Any] = batch.vectors
+    if isinstance(rows, dict):
         raise UnsupportedFeature("named vectors are not supported", field="batch.vectors")
+    if isinstance(rows, PackedVector):
+        rows = rows.rows(len(batch.ids), collection.dimension, "batch.vectors")
     payloads = [given(item, {}) for item in given(batch.payloads, [None] * len(batch.ids))]
     for name, length in (("vectors", len(rows)), ("payloads", len(payloads))):
         if length != len(batch.ids):

@@ -16,7 +16,9 @@ from aiohttp import web
 
 from cluster.api.backend import Api
 from cluster.api.body import read_body
+from cluster.api.body_decoder import LARGE_BODY_BYTES, BodyDecoder
 from cluster.api.envelope import Answer
+from cluster.api.forms import form_of
 from cluster.api.identity import collection_name
 from cluster.api.parameters import (
     read_parameters,
@@ -24,12 +26,9 @@ from cluster.api.parameters import (
     scoped_id,
 )
 from cluster.api.schema import RequestBody
-from cluster.api.strict_json import StrictDecoder
 from cluster.errors import CollectionNotFound, DeadlineExceeded, GraphNotFound
 from cluster.model import Collection, Options, WriteAck
 
-LARGE_BODY_BYTES: Final = 256 * 1024
-"""Bodies from here on are decoded and converted in a thread, so that the loop goes on."""
 GRACE_S: Final = 0.25
 """What the router may take beyond its deadline before the edge answers in its place."""
 
@@ -136,13 +135,14 @@ class Call:
 def endpoint(api: Api, route: Route) -> Callable[[web.Request], Awaitable[Any]]:
     """Return the aiohttp handler of a route."""
     limit_s = api.config.request_timeout_ms / 1000
-    decoder = StrictDecoder(route.body) if route.body is not None else None
+    decoder = BodyDecoder(route.body) if route.body is not None else None
 
     async def answer_plain(request: web.Request) -> Any:
         options = Options(deadline_s=api.clock() + limit_s)
         return await _deadline(limit_s, route.handler(Call(api, request, route, options)))
 
     async def answer_bodiless(request: web.Request) -> Any:
+        form_of(request)
         parameters = read_parameters(request, limit_s, keyed=route.keyed)
         call = Call(api, request, route, parameters.options(api.clock()))
         call.key, call.shard_key = parameters.idempotency_key, parameters.shard_key
@@ -150,14 +150,14 @@ def endpoint(api: Api, route: Route) -> Callable[[web.Request], Awaitable[Any]]:
 
     async def answer_body(request: web.Request) -> Any:
         assert decoder is not None, "this route has a schema"
+        form_of(request)
         parameters = read_parameters(request, limit_s)
         with api.bodies.claim() as claim:
             if route.body_optional and not request.can_read_body:
-                raw = b"{}"
+                raw = decoder.empty(request)
             else:
                 raw = await read_body(request, api.config.body_bytes_max, limit_s, claim)
-            claim.grow_decoded(await _elements(raw))
-            body = await _decoded(decoder, raw)
+            body = await decoder.decode(request, raw, claim)
             call = Call(api, request, route, parameters.options(api.clock()))
             call.body_bytes = len(raw)
             if parameters.idempotency_key:
@@ -174,19 +174,6 @@ def endpoint(api: Api, route: Route) -> Callable[[web.Request], Awaitable[Any]]:
     if route.plain:
         return answer_plain
     return answer_bodiless if decoder is None else answer_body
-
-
-async def _elements(raw: bytes) -> int:
-    """Return how many array elements and fields there can be at most."""
-    if len(raw) < LARGE_BODY_BYTES:
-        return raw.count(b",")
-    return await asyncio.to_thread(raw.count, b",")
-
-
-async def _decoded(decoder: StrictDecoder[Any], raw: bytes) -> Any:
-    if len(raw) < LARGE_BODY_BYTES:
-        return decoder.decode(raw)
-    return await asyncio.to_thread(decoder.decode, raw)
 
 
 async def _answered(call: Call, body: RequestBody) -> Answer | web.StreamResponse:

@@ -82,6 +82,8 @@ class RequestBody(msgspec.Struct, forbid_unknown_fields=True):
     """Fields of the public shape that are not served: null is accepted, a value is a 400."""
     one_of: ClassVar[tuple[str, ...]] = ()
     """Fields of which exactly one is given, for the API description."""
+    examples: ClassVar[frozenset[str]] = frozenset()
+    """Fields that take vectors or ids, for what may be binary."""
     described: ClassVar[Mapping[str, Any]] = {}
     """Schemas of fields that are narrower than what is decoded to be refused by name."""
 

@@ -12,6 +12,7 @@ The same walk refuses integers beyond 64 bits and nesting that later readers cou
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -170,8 +171,16 @@ def _holds_numbers(kind: msgspec.inspect.Type) -> bool:
         return any(_holds_numbers(part) for part in kind.types)
     if isinstance(kind, msgspec.inspect.ListType):
         inner = kind.item_type
+        if isinstance(inner, msgspec.inspect.UnionType):
+            return False  # it may hold text, too
         return isinstance(inner, msgspec.inspect.FloatType) or _holds_numbers(inner)
     return False
+
+
+@cache
+def vector_fields(schema: type[RequestBody]) -> frozenset[str]:
+    """Return the fields of a schema that hold vectors, whatever else they may hold."""
+    return schema.examples | {name for name, numbers, _ in _plan(schema) if numbers}
 
 
 def _count_body(body: RequestBody) -> int:
@@ -227,8 +236,11 @@ def _has_nul(value: Any) -> bool:
 def _deep_field(raw: bytes) -> str | None:
     """Return the field in which nesting went too deep, without the nesting itself."""
     path = path_at_depth(raw, NESTING_MAX)
-    if path is None:
-        return None
+    return None if path is None else field_of_nesting(path)
+
+
+def field_of_nesting(path: str) -> str | None:
+    """Return the field that a path leads through, without what is nested in it."""
     found = re.match(r"(?:\w+\[\d+\]\.|batch\.)?\w+(?:\[\d+\])?", path)
     return found[0] if found else None
 

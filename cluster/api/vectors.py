@@ -1,4 +1,4 @@
-"""Vectors as they arrive: lists of numbers that become finite float32 or are refused.
+"""Vectors as they arrive: numbers, or bytes of them, that become finite float32 or are refused.
 
 The schema has seen to it that every element is a number. Here: the exact dimension, finite after
 the conversion to float32, and under Cosine a norm that is neither zero nor beyond float32. The
@@ -13,11 +13,13 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from cluster.api.packed import PackedVector
 from cluster.errors import BadRequest
 from cluster.model import Distance, Vector
 
 SQUARE_MAX: Final = float(np.finfo(np.float32).max) ** 2
 
+VectorLike = Sequence[float] | np.ndarray[Any, np.dtype[np.float32]]
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
@@ -41,7 +43,7 @@ class VectorSpace(Protocol):
         """The model that they come from, if it is known."""
 
 
-def check_vector(values: Sequence[float], collection: VectorSpace, field: str) -> Vector:
+def check_vector(values: VectorLike, collection: VectorSpace, field: str) -> Vector:
     """Return one vector as float32[dimension].
 
     Raises:
@@ -52,7 +54,7 @@ def check_vector(values: Sequence[float], collection: VectorSpace, field: str) -
 
 
 def check_vectors(
-    rows: Sequence[Sequence[float]], collection: VectorSpace, field_of: Callable[[int], str]
+    rows: Sequence[VectorLike], collection: VectorSpace, field_of: Callable[[int], str]
 ) -> Matrix:
     """Return vectors as float32[n, dimension]; `field_of(i)` names row i.
 
@@ -60,6 +62,7 @@ def check_vectors(
         BadRequest: naming the first row that cannot be stored.
     """
     dimension = collection.dimension
+    rows = [row.array() if isinstance(row, PackedVector) else row for row in rows]
     for position, row in enumerate(rows):
         if len(row) != dimension:
             raise BadRequest(

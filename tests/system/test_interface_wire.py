@@ -125,7 +125,7 @@ def test_unknown_collections(shared, method, what, body):
     [
         ({"Content-Type": "text/plain"}, "Content-Type"),
         ({"Content-Type": "application/x-www-form-urlencoded"}, "Content-Type"),
-        ({"Content-Type": "application/msgpack"}, "Content-Type"),
+        ({"Content-Type": "application/x-msgpack"}, "Content-Type"),
         ({"Content-Type": "application/jsonp"}, "Content-Type"),
         ({"Content-Type": "multipart/form-data; boundary=x"}, "Content-Type"),
         ({"Content-Type": "application/json; charset=utf-16"}, "Content-Type"),

@@ -43,6 +43,7 @@ from storage.filters import matches
 from storage.ids import PointId, ShardKey, encode_id, key_bytes
 
 NOW_MS = 1_760_000_000_123
+MSGPACK = "application/msgpack"
 SPACE = "space-of-the-test-embedder"
 
 Identity = tuple[PointId, ShardKey | None]
@@ -274,6 +275,11 @@ class MemoryRouter:
             shards_failed=self.shards_failed,
         )
 
+    async def search_many(
+        self, collection: Collection, requests: Sequence[SearchRequest], options: Options
+    ) -> list[SearchAnswer]:
+        return [await self.search(collection, request, options) for request in requests]
+
     async def scroll(
         self,
         collection: Collection,
@@ -402,21 +408,27 @@ class ApiClient:
         self.router = router
 
     async def __call__(self, method: str, path: str, body: Any = None, **extra: Any) -> Reply:
-        """Send one request; `body` is JSON, or bytes as they are."""
+        """Send one request; `body` becomes what its Content-Type says, or is bytes as they are."""
         headers = dict(extra.pop("headers", {}))
         if body is not None:
             headers.setdefault("Content-Type", "application/json")
-        raw = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
+        raw = body if body is None or isinstance(body, bytes) else _encoded(body, headers)
         data = None if raw is None else io.BytesIO(raw)
         url = URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
         request = self.session.request(method, url, data=data, headers=headers, **extra)
         async with request as answer:
             raw = await answer.read()
-            decoded = msgspec.json.decode(raw) if raw else None
+            packed = answer.headers["Content-Type"] == MSGPACK
+            decoded = (msgspec.msgpack if packed else msgspec.json).decode(raw) if raw else None
             reply = Reply(answer.status, answer.headers, decoded)
-        if reply.status == 200 and decoded is not None:
+        if reply.status == 200 and decoded is not None and "vectors=" not in str(headers):
             _hold_against_shape(method, path.partition("?")[0], reply)
         return reply
+
+
+def _encoded(body: Any, headers: Mapping[str, str]) -> bytes:
+    packed = headers["Content-Type"] == MSGPACK
+    return msgspec.msgpack.encode(body) if packed else msgspec.json.encode(body)
 
 
 def _hold_against_shape(method: str, path: str, reply: Reply) -> None:

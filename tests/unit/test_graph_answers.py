@@ -10,9 +10,9 @@ import numpy as np
 import orjson
 import pytest
 
+from cluster.api.body_decoder import LARGE_BODY_BYTES
 from cluster.api.embedding import CHECKED_HERE, embed_texts
 from cluster.api.graph_merging import merged_answers, read_answer
-from cluster.api.route import LARGE_BODY_BYTES
 from cluster.graph_answers import FOUND_MAX, NEIGHBOURS_MAX, answer_question
 from cluster.graph_circumstances import Circumstances
 from cluster.graph_cypher import parsed
