@@ -33,11 +33,11 @@ class Load:
         return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))] * 1000
 
 
-def request(method: str, path: str, body: bytes) -> bytes:
-    """Return a request's bytes."""
+def request(method: str, path: str, body: bytes, media_type: str = "application/json") -> bytes:
+    """Return a request's bytes; `media_type` is that of the body and of the answer."""
     head = (
-        f"{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {media_type}\r\n"
+        f"Accept: {media_type}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 

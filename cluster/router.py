@@ -311,6 +311,12 @@ class Router:
         """Return the nearest points; raises ShardsUnavailable unless partial answers will do."""
         return await self._searches.search(collection, request, options)
 
+    async def search_many(
+        self, collection: Collection, requests: Sequence[SearchRequest], options: Options
+    ) -> list[SearchAnswer]:
+        """Return the nearest points of each request, in their order; raises as `search` does."""
+        return await self._searches.search_many(collection, requests, options)
+
     async def scroll(  # noqa: PLR0913 - all that a page is
         self,
         collection: Collection,

@@ -13,7 +13,7 @@ search costs one hop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -69,13 +69,29 @@ class SearchLanes:
         finish: Callable[[list[IndexHit]], AnswerType],
     ) -> AnswerType:
         """Return `finish(hits)` of the `limit` nearest points, best first, over all shards."""
-        loop = asyncio.get_running_loop()
-        search = _Search(vector, finish, loop.create_future())
-        self._waiting.setdefault((index, limit, ef), []).append(search)
-        if self._free:
-            self._start(loop)
-        answer: AnswerType = await search.answer
+        (answer,) = await self.nearest_many(index, [(vector, finish)], limit, ef)
         return answer
+
+    async def nearest_many(
+        self,
+        index: SearchableIndex,
+        searches: Sequence[tuple[Vector, Callable[[list[IndexHit]], AnswerType]]],
+        limit: int,
+        ef: int | None,
+    ) -> list[AnswerType]:
+        """Return `finish(hits)` for each (vector, finish), in as few calls as they fit into."""
+        loop = asyncio.get_running_loop()
+        asked = [_Search(vector, finish, loop.create_future()) for vector, finish in searches]
+        self._waiting.setdefault((index, limit, ef), []).extend(asked)
+        while self._free and self._waiting:
+            self._start(loop)
+        if len(asked) == 1:
+            return [await asked[0].answer]
+        await asyncio.wait([search.answer for search in asked])
+        errors = [error for search in asked if (error := search.answer.exception()) is not None]
+        if errors:
+            raise errors[0]
+        return [search.answer.result() for search in asked]
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let a free lane take the oldest group."""

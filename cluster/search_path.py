@@ -10,7 +10,8 @@ A hit whose row is gone by the time it is fetched was deleted meanwhile, and is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
@@ -70,6 +71,15 @@ class Found(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What searches have to have in common to share a call."""
+
+    index: VectorIndex
+    limit: int
+    ef: int | None
+
+
 @dataclass(frozen=True)
 class SearchPath:
     """Finds the points nearest to a vector."""
@@ -99,6 +109,55 @@ class SearchPath:
         hits = await self.lanes.nearest(index, vector, limit, request.ef, finish)
         self.local.note(options.reflected, range(shards))
         return SearchAnswer(hits, tuple(range(shards)))
+
+    async def search_many(
+        self, collection: Collection, requests: Sequence[SearchRequest], options: Options
+    ) -> list[SearchAnswer]:
+        """Return the best hits of each request; raises as `search` does.
+
+        Those that this node can answer at once share calls of the index; the others run side by
+        side.
+        """
+        vectors = searchable_rows(collection, [request.vector for request in requests])
+        asked = [
+            replace(request, vector=vector)
+            for request, vector in zip(requests, vectors, strict=True)
+        ]
+        shards = self.routing.view().shards
+        alike: dict[_Call, list[int]] = {}
+        answers: dict[int, SearchAnswer] = {}
+        async with asyncio.TaskGroup() as group:
+            for at, request in enumerate(asked):
+                index = self._index_for_all(collection, request, options, shards)
+                if index is None:
+                    found = self._alone(collection, request, options)
+                    group.create_task(_into(answers, [at], found))
+                else:
+                    call = _Call(index, request.limit + request.offset, request.ef)
+                    alike.setdefault(call, []).append(at)
+            for call, places in alike.items():
+                chosen = [asked[at] for at in places]
+                found = self._together(call, collection, chosen, options)
+                group.create_task(_into(answers, places, found))
+        return [answers[at] for at in range(len(requests))]
+
+    async def _alone(
+        self, collection: Collection, request: SearchRequest, options: Options
+    ) -> list[SearchAnswer]:
+        return [await self._scattered(collection, request, options)]
+
+    async def _together(
+        self,
+        call: _Call,
+        collection: Collection,
+        requests: Sequence[SearchRequest],
+        options: Options,
+    ) -> list[SearchAnswer]:
+        asked = [(each.vector, partial(self._finish, collection, each)) for each in requests]
+        found = await self.lanes.nearest_many(call.index, asked, call.limit, call.ef)
+        shards = tuple(range(self.routing.view().shards))
+        self.local.note(options.reflected, shards)
+        return [SearchAnswer(hits, shards) for hits in found]
 
     def _index_for_all(
         self, collection: Collection, request: SearchRequest, options: Options, shards: int
@@ -182,6 +241,28 @@ def searchable(collection: Collection, vector: Vector) -> Vector:
         raise BadRequest("the vector has length 0, which has no direction", field="vector")
     unit: Vector = (wide / np.sqrt(square)).astype("<f4")
     return unit
+
+
+async def _into(
+    answers: dict[int, SearchAnswer],
+    places: Sequence[int],
+    found: Awaitable[Sequence[SearchAnswer]],
+) -> None:
+    """Put what was found in its places."""
+    answers.update(zip(places, await found, strict=True))
+
+
+def searchable_rows(collection: Collection, vectors: Sequence[Vector]) -> Sequence[Vector]:
+    """Return vectors as `searchable` does, at the price of one."""
+    if any(vector.shape != (collection.dimension,) for vector in vectors) or not vectors:
+        return [searchable(collection, vector) for vector in vectors]
+    wide = np.stack(vectors).astype(np.float64)
+    squares = np.einsum("ij,ij->i", wide, wide)
+    if not (np.isfinite(squares) & (squares > 0)).all():
+        return [searchable(collection, vector) for vector in vectors]
+    if collection.distance == "Cosine":
+        wide /= np.sqrt(squares)[:, np.newaxis]
+    return list(wide.astype("<f4"))
 
 
 def cut(

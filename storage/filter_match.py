@@ -43,6 +43,11 @@ def matches(
     return _passes(f, point, payload)
 
 
+def elements_at(payload: Mapping[str, Any], key: Key) -> list[Any]:
+    """Return the values that a payload has under a key, those of a list one by one."""
+    return list(_elements(_values(payload, key)))
+
+
 def _passes(f: Filter, point: bytes, payload: Mapping[str, Any]) -> bool:
     def holds(condition: Condition) -> bool:
         if isinstance(condition, Filter):

@@ -203,6 +203,11 @@ def _bounds(limits: _Fields, path: str, read: Callable[[Any, str], int | float])
     return Bounds(**{name: read(limit, f"{path}.{name}") for name, limit in limits.items()})
 
 
+def parse_key(text: str, path: str) -> Key:
+    """Return the steps of a key; raises FilterError naming `path`."""
+    return _key(text, path)
+
+
 def _key(raw: object, path: str) -> Key:
     """Read a key like `a.b[].c`, `a[0]`, or `"a.b".c` with a quoted name."""
     text = _text("" if raw is None else raw, path)

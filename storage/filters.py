@@ -13,6 +13,6 @@ from __future__ import annotations
 
 from storage.filter_match import matches
 from storage.filter_nodes import Filter
-from storage.filter_parse import FilterError, parse_filter
+from storage.filter_parse import FilterError, parse_filter, parse_key
 
-__all__ = ["Filter", "FilterError", "matches", "parse_filter"]
+__all__ = ["Filter", "FilterError", "matches", "parse_filter", "parse_key"]

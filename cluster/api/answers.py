@@ -152,6 +152,20 @@ class QueryShape(Shape):
     points: list[HitShape]
 
 
+class GroupShape(Shape):
+    """A group of hits, best first; `id` is the value that they share."""
+
+    id: int | str
+    hits: list[HitShape]
+    lookup: RecordShape | UnsetType | None = UNSET
+
+
+class GroupsShape(Shape):
+    """Groups, that of the best hit first."""
+
+    groups: list[GroupShape]
+
+
 class ScrollShape(Shape):
     """A page of points in id order, and where the next one starts."""
 

@@ -25,11 +25,13 @@ from cluster.api import (
     graph_asking,
     graph_chains,
     graphs,
+    groups,
     openapi,
     patterns,
     point_payload,
     points,
     search,
+    search_batch,
     sharding,
 )
 from cluster.api.backend import Api, Backend, PatternBackend, TextEmbedder
@@ -44,6 +46,8 @@ from cluster.memory_guard import MemoryGuard
 
 ROUTES: Final[tuple[Route, ...]] = (
     *search.ROUTES,
+    *search_batch.ROUTES,
+    *groups.ROUTES,
     *points.ROUTES,
     *point_payload.ROUTES,
     *patterns.ROUTES,

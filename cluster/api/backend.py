@@ -153,6 +153,11 @@ class Backend(PatternBackend, Protocol):
     ) -> list[Record]:
         """Return the points that exist, in the order asked."""
 
+    async def search_many(
+        self, collection: Collection, requests: Sequence[SearchRequest], options: Options
+    ) -> list[SearchAnswer]:
+        """Return the nearest points of each request, in their order."""
+
     async def scroll(  # noqa: PLR0913 - all that a page is
         self,
         collection: Collection,

@@ -58,7 +58,7 @@ def form_of(request: web.BaseRequest) -> Form:
         BadRequest: vectors are wanted in a form that there is not.
     """
     accept = request.headers.get(hdrs.ACCEPT)
-    if accept is None or accept == "*/*" or accept == JSON_TYPE:
+    if accept is None or accept == "*/*" or accept == JSON_TYPE or not accept.strip():
         return JSON
     if len(request.headers.getall(hdrs.ACCEPT)) > 1:
         accept = ",".join(request.headers.getall(hdrs.ACCEPT))
@@ -134,7 +134,9 @@ def _binary(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    assert isinstance(value, orjson.Fragment), "results are plain values, vectors and fragments"
+    if isinstance(value, np.generic):
+        return value.item()
+    assert isinstance(value, orjson.Fragment), "results are plain values, numpy's and fragments"
     return msgspec.json.decode(orjson.dumps(value))
 
 

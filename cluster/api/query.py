@@ -1,6 +1,6 @@
-"""What a query asks for: nearest to a vector, nearest to a stored point, or just the points.
+"""What a search asks for, in all its shapes: its target, how many results, and what of each.
 
-Pure reading of the `query` field and its companions; nothing here talks to the router.
+Pure reading; nothing here talks to the router.
 """
 
 from __future__ import annotations
@@ -10,47 +10,40 @@ from typing import Any, Final
 
 from msgspec import UNSET, UnsetType
 
-from cluster.api.identity import point_id
+from cluster.api.identity import collection_name
 from cluster.api.payloads import NONE, PayloadSelection, payload_selection, vector_wanted
 from cluster.api.points import check_limit
+from cluster.api.query_target import (
+    Asked,
+    Diversity,
+    Lookup,
+    Recommendation,
+    Target,
+    read_recommendation,
+    read_target,
+)
 from cluster.api.schema import given
-from cluster.api.search_schema import QueryPoints, SearchParams, SearchPoints
+from cluster.api.search_schema import (
+    CANDIDATES_MAX,
+    LookupLocation,
+    QueryPoints,
+    RecommendPoints,
+    SearchParams,
+    SearchPoints,
+)
 from cluster.api.selection import read_filter
 from cluster.api.sharding import Keys, read_keys
 from cluster.config import Config
 from cluster.errors import BadRequest, UnsupportedFeature
-from storage.ids import PointId
 
 LIMIT_DEFAULT: Final = 10
 EF_MAX: Final = 10_000
 """A broader graph search is a scan; wider requests are served at this breadth."""
 
-UNSUPPORTED_QUERIES: Final = frozenset(
-    {
-        "recommend",
-        "discover",
-        "context",
-        "order_by",
-        "fusion",
-        "rrf",
-        "formula",
-        "sample",
-        "relevance_feedback",
-        "indices",
-        "values",
-        "text",
-        "image",
-        "object",
-        "model",
-    }
-)
-
-Target = list[float] | PointId | None
-
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A validated query; `target` is a vector of numbers, a point's id, or None for any point."""
+    """A validated query; `target` is what it is about, None for any point."""
 
     target: Target
     field: str
@@ -66,6 +59,8 @@ class Query:
     keys: Keys | None = None
     path: str = ""
     """Where the query stands, to name its fields."""
+    diversity: Diversity | None = None
+    lookup: Lookup | None = None
 
 
 def read_query(body: QueryPoints, config: Config, path: str = "") -> Query:
@@ -74,28 +69,35 @@ def read_query(body: QueryPoints, config: Config, path: str = "") -> Query:
     Raises:
         BadRequest: malformed; UnsupportedFeature: a kind of query that is not served.
     """
-    target, field = _read_target(body.query, f"{path}query")
-    return _read(body, target, field, config, path)
+    return _read(body, read_target(body.query, f"{path}query"), config, path)
 
 
 def read_search(body: SearchPoints, config: Config, path: str = "") -> Query:
     """Read a body of `.../points/search`; fields are named below `path`."""
     if not isinstance(body.vector, list):
         raise UnsupportedFeature("named vectors are not supported", field=f"{path}vector")
-    return _read(body, body.vector, f"{path}vector", config, path)
+    return _read(body, Asked(body.vector, f"{path}vector"), config, path)
+
+
+def read_recommend(body: RecommendPoints, config: Config) -> Query:
+    """Read a body of `.../points/recommend`."""
+    target = read_recommendation(body.positive, body.negative, body.strategy, "")
+    return _read(body, Asked(target, "positive"), config, "")
 
 
 def _read(
-    body: QueryPoints | SearchPoints, target: Target, field: str, config: Config, path: str
+    body: QueryPoints | SearchPoints | RecommendPoints, asked: Asked, config: Config, path: str
 ) -> Query:
     params = body.params
     exact, ef = False, None
     if isinstance(params, SearchParams):
         exact = given(params.exact, False)  # noqa: FBT003
         ef = given(params.hnsw_ef, None)
-    return Query(
-        target=target,
-        field=field,
+    query = Query(
+        target=asked.target,
+        field=asked.field,
+        diversity=asked.diversity,
+        lookup=None if isinstance(body, SearchPoints) else _read_lookup(body.lookup_from, path),
         limit=check_limit(given(body.limit, LIMIT_DEFAULT), config, f"{path}limit"),
         offset=given(body.offset, 0),
         where=read_filter(body.filter, f"{path}filter"),
@@ -107,41 +109,32 @@ def _read(
         keys=read_keys(body.shard_key, f"{path}shard_key"),
         path=path,
     )
+    _check_width(query, config)
+    return query
 
 
-def _read_target(
-    query: list[float] | int | str | dict[str, Any] | UnsetType | None, field: str
-) -> tuple[Target, str]:
-    if query is None or query is UNSET:
-        return None, field
-    if isinstance(query, list):
-        return query, field
-    if isinstance(query, dict):
-        return _read_nearest(query, field)
-    return point_id(query, field), field
+def _check_width(query: Query, config: Config) -> None:
+    """Refuse what would take more candidates than may be compared.
+
+    Raises:
+        BadRequest: naming the limit.
+    """
+    end, field = query.offset + query.limit, f"{query.path}limit"
+    if query.diversity is not None and end > CANDIDATES_MAX:
+        text = f"with mmr, offset and limit are at most {CANDIDATES_MAX} together"
+        raise BadRequest(text, field=field)
+    target = query.target
+    if isinstance(target, Recommendation) and target.strategy == "best_score":
+        examples = len(target.positive)
+        if (end + examples + len(target.negative)) * examples > config.limit_max:
+            text = (
+                f"best_score compares at most {config.limit_max} results near {examples} examples"
+            )
+            raise BadRequest(text, field=field)
 
 
-def _read_nearest(query: dict[str, Any], field: str) -> tuple[Target, str]:
-    for name, value in query.items():
-        if name in UNSUPPORTED_QUERIES or (name == "mmr" and value is not None):
-            raise UnsupportedFeature(f"'{name}' is not supported", field=f"{field}.{name}")
-        if name not in {"nearest", "mmr"}:
-            raise BadRequest(f"unknown field '{name[:200]}'", field=f"{field}.{name}")
-    nearest = query.get("nearest")
-    field = f"{field}.nearest"
-    if isinstance(nearest, list):
-        return _numbers(nearest, field), field
-    if isinstance(nearest, dict):
-        raise UnsupportedFeature("only dense vectors and point ids are supported", field=field)
-    if type(nearest) is int or isinstance(nearest, str):
-        return point_id(nearest, field), field
-    raise BadRequest("nearest is a vector or a point id", field=field)
-
-
-def _numbers(values: list[Any], field: str) -> list[float]:
-    for at, value in enumerate(values):
-        if type(value) is list:
-            raise UnsupportedFeature("multivectors are not supported", field=field)
-        if type(value) is not float and type(value) is not int:
-            raise BadRequest("expected a number", field=f"{field}[{at}]")
-    return values
+def _read_lookup(location: LookupLocation | UnsetType | None, path: str) -> Lookup | None:
+    if location is None or location is UNSET:
+        return None
+    name = collection_name(location.collection, f"{path}lookup_from.collection")
+    return Lookup(name, read_keys(location.shard_key, f"{path}lookup_from.shard_key"))

@@ -1,62 +1,46 @@
-"""Searches: points/query, points/search and their batches.
+"""Searches: points/query and points/search.
 
-A batch is validated whole, then its searches run side by side. A missing shard is an error,
-unless the caller allowed a partial answer; the envelope then says which shards it reflects.
+A missing shard is an error, unless the caller allowed a partial answer; the envelope then says
+which shards it reflects.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from cluster.api import answers
 from cluster.api.envelope import Answer
-from cluster.api.points import ambiguous, render_record
-from cluster.api.query import Query, read_query, read_search
+from cluster.api.query import Query, read_query, read_recommend, read_search
 from cluster.api.route import Call, Route
-from cluster.api.search_schema import QueryBatch, QueryPoints, SearchBatch, SearchPoints
+from cluster.api.search_schema import QueryPoints, RecommendPoints, SearchPoints
 from cluster.api.sharding import scoped
+from cluster.api.targets import Found, Search, find_target
 from cluster.api.vectors import check_vector
-from cluster.errors import BadRequest, NotFound
 from cluster.model import Collection, Hit, Options, SearchAnswer, SearchRequest, Vector
-from storage.ids import PointId
-
-BATCH_RESULTS_FACTOR: Final = 10
-"""A batch may ask for this many times the results that one search may ask for."""
-
-Found = tuple[list[dict[str, Any]], SearchAnswer | None]
 
 
 async def query(call: Call, body: QueryPoints) -> Answer:
     """Return the points that fit a query best."""
     wanted = read_query(body, call.api.config)
-    points, answer = await _run(call, await call.collection(), wanted)
-    return Answer({"points": points}, beside=coverage(call, [answer]))
+    hits, answer = await find(call, await call.collection(), wanted)
+    return Answer({"points": render_hits(hits, wanted)}, beside=coverage(call, [answer]))
 
 
 async def search(call: Call, body: SearchPoints) -> Answer:
     """Return the points nearest to a vector."""
     wanted = read_search(body, call.api.config)
-    points, answer = await _run(call, await call.collection(), wanted)
-    return Answer(points, beside=coverage(call, [answer]))
+    hits, answer = await find(call, await call.collection(), wanted)
+    return Answer(render_hits(hits, wanted), beside=coverage(call, [answer]))
 
 
-async def query_batch(call: Call, body: QueryBatch) -> Answer:
-    """Return the results of several queries, in their order."""
-    found = await _run_batch(call, body.searches, read_query)
-    results = [{"points": points} for points, _ in found]
-    return Answer(results, beside=coverage(call, [answer for _, answer in found]))
-
-
-async def search_batch(call: Call, body: SearchBatch) -> Answer:
-    """Return the results of several searches, in their order."""
-    found = await _run_batch(call, body.searches, read_search)
-    results = [points for points, _ in found]
-    return Answer(results, beside=coverage(call, [answer for _, answer in found]))
+async def recommend(call: Call, body: RecommendPoints) -> Answer:
+    """Return the points that resemble some examples and not others."""
+    wanted = read_recommend(body, call.api.config)
+    hits, answer = await find(call, await call.collection(), wanted)
+    return Answer(render_hits(hits, wanted), beside=coverage(call, [answer]))
 
 
 def coverage(call: Call, found: Sequence[SearchAnswer | None]) -> dict[str, Any] | None:
@@ -77,7 +61,13 @@ async def nearest(
     call: Call, collection: Collection, wanted: Query, vector: Vector
 ) -> SearchAnswer:
     """Run one search through the router."""
-    request = SearchRequest(
+    options = options_of(call, collection, wanted)
+    return await call.api.router.search(collection, request_of(wanted, vector), options)
+
+
+def request_of(wanted: Query, vector: Vector) -> SearchRequest:
+    """Return what the router is asked for."""
+    return SearchRequest(
         vector=vector,
         limit=wanted.limit,
         offset=wanted.offset,
@@ -88,7 +78,11 @@ async def nearest(
         with_payload=wanted.selection.wanted,
         with_vector=wanted.with_vector,
     )
-    return await call.api.router.search(collection, request, _options(call, collection, wanted))
+
+
+def options_of(call: Call, collection: Collection, wanted: Query) -> Options:
+    """Return the options of a search under its keys; raises BadRequest for keys that cannot be."""
+    return scoped(call.options, collection, wanted.keys, f"{wanted.path}shard_key")
 
 
 def render_hits(hits: Sequence[Hit], wanted: Query) -> list[dict[str, Any]]:
@@ -109,47 +103,29 @@ def render_hits(hits: Sequence[Hit], wanted: Query) -> list[dict[str, Any]]:
     return shown
 
 
-def _options(call: Call, collection: Collection, wanted: Query) -> Options:
-    return scoped(call.options, collection, wanted.keys, f"{wanted.path}shard_key")
-
-
-async def _run(call: Call, collection: Collection, wanted: Query) -> Found:
+async def find(call: Call, collection: Collection, wanted: Query) -> Found:
+    """Return the hits of a query of any kind."""
     target = wanted.target
     if target is None:
         return await _any_points(call, collection, wanted), None
-    if isinstance(target, list):
+    if isinstance(target, list) and wanted.diversity is None:
         vector = check_vector(target, collection, wanted.field)
         answer = await nearest(call, collection, wanted, vector)
-        return render_hits(answer.hits, wanted), answer
-    return await _near_point(call, collection, wanted, target)
+        return answer.hits, answer
+    options = options_of(call, collection, wanted)
+
+    async def near(query: Query, vectors: Sequence[Vector]) -> list[SearchAnswer]:
+        requests = [request_of(query, vector) for vector in vectors]
+        return await call.api.router.search_many(collection, requests, options)
+
+    return await find_target(Search(call, collection, wanted, options, near))
 
 
-async def _near_point(call: Call, collection: Collection, wanted: Query, point: PointId) -> Found:
-    """Search by a stored point's vector; the point itself is no result."""
-    records = await call.api.router.retrieve(
-        collection,
-        [point],
-        with_payload=False,
-        with_vector=True,
-        options=_options(call, collection, wanted),
-    )
-    if not records or records[0].vector is None:
-        raise NotFound(f"no point with id {point}", field=wanted.field)
-    if len(records) > 1:
-        raise ambiguous(point, len(records), f"{wanted.path}shard_key")
-    more = replace(wanted, limit=wanted.limit + wanted.offset + 1, offset=0)
-    answer = await nearest(call, collection, more, records[0].vector)
-    key = records[0].shard_key
-    others = [hit for hit in answer.hits if (hit.id, hit.shard_key) != (point, key)]
-    page = others[wanted.offset : wanted.offset + wanted.limit]
-    return render_hits(page, wanted), answer
-
-
-async def _any_points(call: Call, collection: Collection, wanted: Query) -> list[dict[str, Any]]:
+async def _any_points(call: Call, collection: Collection, wanted: Query) -> list[Hit]:
     """Answer a query without a target: points in id order, with a score of zero."""
     start, skip = None, wanted.offset
     router = call.api.router
-    options = _options(call, collection, wanted)
+    options = options_of(call, collection, wanted)
     while skip:
         step = min(skip, call.api.config.limit_max)
         passed, following = await router.scroll(
@@ -176,28 +152,9 @@ async def _any_points(call: Call, collection: Collection, wanted: Query) -> list
         options=options,
     )
     return [
-        {
-            "score": 0.0,
-            **render_record(record, wanted.selection, with_vector=wanted.with_vector),
-        }
-        for record in records[skip : skip + wanted.limit]
+        Hit(each.id, each.version, 0.0, each.vector, each.payload, each.shard_key)
+        for each in records[skip : skip + wanted.limit]
     ]
-
-
-async def _run_batch(call: Call, bodies: Sequence[Any], read: Callable[..., Query]) -> list[Found]:
-    config = call.api.config
-    wanted = [read(body, config, f"searches[{at}].") for at, body in enumerate(bodies)]
-    results_max = BATCH_RESULTS_FACTOR * config.limit_max
-    if sum(item.limit for item in wanted) > results_max:
-        raise BadRequest(f"more than {results_max} results in one batch", field="searches")
-    collection = await call.collection()
-    for item in wanted:
-        _options(call, collection, item)
-        if isinstance(item.target, list):
-            check_vector(item.target, collection, item.field)
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_run(call, collection, item)) for item in wanted]
-    return [task.result() for task in tasks]
 
 
 _POINTS = "/collections/{collection_name}/points"
@@ -226,21 +183,11 @@ ROUTES: Final = (
     ),
     Route(
         "POST",
-        f"{_POINTS}/query/batch",
-        query_batch,
-        "Run several queries",
-        body=QueryBatch,
-        answer=list[answers.QueryShape],
-        searches=True,
-        errors=(404,),
-    ),
-    Route(
-        "POST",
-        f"{_POINTS}/search/batch",
-        search_batch,
-        "Run several searches",
-        body=SearchBatch,
-        answer=list[list[answers.HitShape]],
+        f"{_POINTS}/recommend",
+        recommend,
+        "Find the points that resemble some examples and not others",
+        body=RecommendPoints,
+        answer=list[answers.HitShape],
         searches=True,
         errors=(404,),
     ),

@@ -111,7 +111,9 @@ async def test_unknown_routes_are_404(path):
         assert (await client("GET", path)).refusal == (404, "not_found", None)
 
 
-@pytest.mark.parametrize("name", ["recommend", "discover", "batch", "vectors", "query/groups"])
+@pytest.mark.parametrize(
+    "name", ["discover", "batch", "vectors", "recommend/batch", "recommend/groups"]
+)
 async def test_routes_of_the_public_shape_that_are_lacking_are_404(name):
     """A route that other servers have is no id of a point here."""
     async with served() as client:

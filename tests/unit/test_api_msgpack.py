@@ -277,6 +277,8 @@ async def test_the_size_of_a_body_is_limited():
     ("accept", "kind"),
     [
         ("*/*", "application/json"),
+        ("", "application/json"),
+        ("text/html, image/gif, *; q=.2, */*; q=.2", "application/json"),
         ("application/json", "application/json"),
         ("text/html, application/*;q=0.5", "application/json"),
         ("application/msgpack", MSGPACK),

@@ -350,3 +350,65 @@ async def test_the_only_replica_is_waited_for_until_the_deadline():
         assert failure.value.shards == (1,)
         assert opened.wire.of(SEARCH) == [("node1", "node2")]
         assert opened.clock() == options.deadline_s
+
+
+@pytest.mark.parametrize("distance", ["Cosine", "Dot", "Euclid", "Manhattan"])
+async def test_many_searches_are_single_ones(three, ring, distance):
+    """Searches asked together, alike or not, answer as each alone would, here and scattered."""
+    where = parse_filter({"must": [{"key": "kind", "match": {"value": 1}}]})
+    requests = [
+        request(3, vector=VECTORS[1]),
+        request(3, vector=VECTORS[2], with_payload=True),
+        request(3, vector=VECTORS[3], filter=where),
+        request(2, vector=VECTORS[4], offset=1, with_vector=True),
+        request(3, vector=VECTORS[5], exact=True),
+        request(5, vector=VECTORS[6], score_threshold=0.5, ef=40),
+    ]
+    for opened in (three, ring):
+        collection = await filled(opened, distance)
+        for node in opened.names[:2]:
+            router = opened[node]
+            together = await router.search_many(collection, requests, opened.options())
+            alone = [await router.search(collection, each, opened.options()) for each in requests]
+
+            assert [repr(answer) for answer in together] == [repr(answer) for answer in alone]
+
+
+async def test_many_searches_share_calls(three):
+    """Searches of one kind are few calls of the index."""
+    collection = await filled(three)
+    index = three.nodes["node1"].indexes.get(collection.uid)
+    calls: list[int] = []
+    plain = index.search_many
+
+    def counted(vectors, *arguments, **choices):
+        calls.append(len(vectors))
+        return plain(vectors, *arguments, **choices)
+
+    index.search_many = counted
+    requests = [request(3, vector=vector) for vector in VECTORS[:20]]
+    requests += [request(4, vector=vector) for vector in VECTORS[:10]]
+    await three["node1"].search_many(collection, requests, three.options())
+
+    assert sum(calls) == len(requests)
+    assert len(calls) <= len(requests) // 2
+
+
+async def test_none_of_many_searches_is_answered_when_one_is_wrong(three):
+    """A vector that does not fit fails the whole."""
+    collection = await filled(three)
+    requests = [request(), request(vector=QUERY[:3])]
+    with pytest.raises(BadRequest):
+        await three["node1"].search_many(collection, requests, three.options())
+    assert await three["node1"].search_many(collection, [], three.options()) == []
+
+
+async def test_many_searches_reflect_what_one_does(three):
+    """Session tokens of a batch cover every shard, and a strong batch asks the leaders."""
+    collection = await filled(three)
+    options = three.options()
+    await three["node2"].search_many(collection, [request(), request()], options)
+    strong = three.options(strong=True)
+    await three["node2"].search_many(collection, [request(), request()], strong)
+
+    assert sorted(options.reflected) == sorted(strong.reflected) == [0, 1, 2]

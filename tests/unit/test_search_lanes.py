@@ -174,3 +174,30 @@ async def test_a_search_that_is_given_up_leaves_the_others_alone(executor):
 
     assert gone.cancelled()
     assert stays.result() == [2]
+
+
+async def test_searches_asked_together_share_their_calls(executor):
+    """Many at once are as few calls as fit, over all free lanes, and answer in their order."""
+    index, lanes = Gated(), SearchLanes(executor, 2)
+    asked = [(near(n % 50), ids) for n in range(SEARCHES_PER_CALL_MAX + 8)]
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(lanes.nearest_many(index, asked, 1, None))
+        await started(index, 2)
+        index.gate.set()
+
+    assert task.result() == [[n % 50] for n in range(SEARCHES_PER_CALL_MAX + 8)]
+    assert sum(call[0] for call in index.calls) == len(asked)
+    assert len(index.calls) <= len(asked) // 3
+
+
+async def test_one_failure_fails_all_that_were_asked_together(executor):
+    """The first failure is raised once every search is over."""
+    index, lanes = Gated(), SearchLanes(executor, 1)
+    index.gate.set()
+
+    def broken(hits):
+        raise ValueError("not this one")
+
+    asked = [(near(1), ids), (near(2), broken), (near(3), broken)]
+    with pytest.raises(ValueError, match="not this one"):
+        await lanes.nearest_many(index, asked, 1, None)
