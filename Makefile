@@ -7,7 +7,7 @@ SEEDS ?= 200
 MINUTES ?= 10
 POWER_CUTS ?= 20
 
-.PHONY: setup check unit sim mutants chaos system test demo up down logs bench clean
+.PHONY: setup check unit sim mutants chaos system test demo up restore down logs bench clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -48,6 +48,9 @@ demo: setup
 
 up:
 	@deploy/compose.sh up
+
+restore:
+	@deploy/compose.sh restore
 
 down:
 	@deploy/compose.sh down

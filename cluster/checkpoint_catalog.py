@@ -17,7 +17,8 @@ from cluster.model import Collection, Graph
 
 
 class Catalog(msgspec.Struct, frozen=True, kw_only=True):
-    """See the module. `next_uid` is above every number that was ever given."""
+    """See the module. `next_uid` is above every number that was ever given; `ancestors` are the
+    clusters whose memory this one goes on with."""
 
     epoch: int
     shards: int
@@ -27,6 +28,7 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
     command_bytes_max: int
     collections: Sequence[Collection]
     graphs: Sequence[Graph]
+    ancestors: tuple[str, ...] = ()
 
 
 def catalog_of(view: ClusterView, next_uid: int, before: Catalog | None = None) -> Catalog:
@@ -47,6 +49,7 @@ def catalog_of(view: ClusterView, next_uid: int, before: Catalog | None = None) 
         command_bytes_max=view.command_bytes_max,
         collections=collections,
         graphs=graphs,
+        ancestors=view.origin.ancestors if view.origin else (),
     )
 
 

@@ -122,8 +122,11 @@ class Checkpointer:
             return False
         if self._due_s is None:
             try:
+                view = self._view()
+                if view.restoring:
+                    return False
                 await self._migrate()
-                found = await age_s(self._database, self._view().cluster_id)
+                found = await age_s(self._database, view.cluster_id)
             except (CheckpointError, RecollectError) as error:
                 log.warning("no checkpoint can be made now: %s", error)
                 self._due_s = self.clock() + min(RETRY_S, self.interval_s)

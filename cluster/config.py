@@ -7,6 +7,7 @@ so that limits are met in milliseconds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ NOWHERE: Final = "none"
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 BACKENDS: Final = ("cluster", "postgres")
+_CHECKPOINT_ID: Final = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -99,6 +101,12 @@ class Config:
     )
     checkpoints_kept: int = _setting(24, "finished checkpoints that are kept")
 
+    restore: str = _setting(
+        "",
+        "checkpoint that a new cluster is formed from: its id, or latest; empty: none; it counts "
+        "only when the cluster is formed, and must be the same on all nodes then",
+    )
+
     embedding_url: str = _setting("", "OpenAI-style /v1/embeddings endpoint; empty: bundled model")
     embedding_model: str = _setting("", "model name sent to that endpoint")
     embedding_api_key: str = _secret("key sent to that endpoint")
@@ -137,11 +145,17 @@ class Config:
         )
         self._require(self.checkpoint_interval_s >= 0, "checkpoint_interval_s", "is not negative")
         self._require(self.checkpoints_kept >= 1, "checkpoints_kept", "must be at least 1")
+        known = self.restore in {"", "latest"} or _CHECKPOINT_ID.fullmatch(self.restore) is not None
+        self._require(known, "restore", "must be a checkpoint's id, or latest")
 
     @staticmethod
     def _require(holds: bool, name: str, text: str) -> None:  # noqa: FBT001
         if not holds:
             raise ValueError(f"{name} {text}")
+
+    def shard_path(self, shard: int) -> Path:
+        """Return the path of a shard's state on this node."""
+        return self.data_dir / "groups" / f"shard-{shard:04d}"
 
     def peers(self) -> dict[str, tuple[str, int]]:
         """Return every node's peer address by name, in the order given."""

@@ -1,9 +1,9 @@
 """Group 0's state machine: what the cluster is, and which collections and graphs there are.
 
-State is a table of small documents, (kind, name) -> bytes: one of kind `cluster`, one of kind
-`collection` or `graph` per uid, and whatever `PutDocument` brings under other kinds (API keys,
-manifests, aliases). After every apply the machine publishes an immutable `ClusterView`, which nodes
-outside the group get as bytes.
+State is a table of small documents, (kind, name) -> bytes: one of kind `cluster`, a second one
+where the cluster comes from a checkpoint, one of kind `collection` or `graph` per uid, and whatever
+`PutDocument` brings under other kinds (API keys, manifests, aliases). After every apply the machine
+publishes an immutable `ClusterView`, which nodes outside the group get as bytes.
 
 * The first `Init` forms the cluster; until then every other command fails with `not_ready`.
 * A uid is never reused. Dropping a collection frees its name at once; the collection stays in
@@ -25,6 +25,7 @@ from cluster.metadata_command import (
     CLUSTER_KIND,
     COLLECTION_KIND,
     GRAPH_KIND,
+    ORIGIN_NAME,
     ClusterDocument,
     ClusterView,
     CreateCollection,
@@ -37,6 +38,7 @@ from cluster.metadata_command import (
     PurgeCollection,
     PurgeGraph,
     PutDocument,
+    ShardsRestored,
     decode_metadata,
     decode_view,
     encode_metadata,
@@ -44,6 +46,7 @@ from cluster.metadata_command import (
     uid_name,
 )
 from cluster.model import Collection, Graph
+from cluster.origin import Origin
 from cluster.state_machine import Entry, FileMachine
 from storage.documents import DOCUMENTS_SCHEMA, Documents, recompute_document_hash
 from storage.graph_rows import GRAPH_UIDS
@@ -63,6 +66,7 @@ __all__ = [
     "PurgeCollection",
     "PurgeGraph",
     "PutDocument",
+    "ShardsRestored",
     "decode_metadata",
     "decode_view",
     "encode_metadata",
@@ -72,6 +76,7 @@ __all__ = [
 
 _cluster_decoder = msgspec.msgpack.Decoder(ClusterDocument)
 _collection_decoder = msgspec.msgpack.Decoder(Collection)
+_origin_decoder = msgspec.msgpack.Decoder(Origin)
 _graph_decoder = msgspec.msgpack.Decoder(Graph)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -173,6 +178,7 @@ class _MetadataBatch:
             command_bytes_max=cluster.command_bytes_max,
             graphs={each.name: each for each in graphs if each.state == "live"},
             dropping_graphs=[each for each in graphs if each.state == "dropping"],
+            origin=self._origin(),
         )
 
     def _once(self, command: MetadataCommand, index: int) -> Result:
@@ -195,6 +201,8 @@ class _MetadataBatch:
         match body:
             case Init():
                 return self._init(body)
+            case ShardsRestored():
+                return self._settle(body.node)
             case CreateCollection():
                 return self._create(body)
             case DropCollection():
@@ -215,15 +223,16 @@ class _MetadataBatch:
     def _init(self, body: Init) -> int:
         if self._cluster is not None:
             return 0
+        restored = body.restored
         self._store_cluster(
             ClusterDocument(
                 cluster_id=body.cluster_id,
-                epoch=1,
+                epoch=restored.epoch if restored else 1,
                 shards=body.shards,
                 replication=body.replication,
                 shard_map=body.shard_map,
                 nodes=body.nodes,
-                next_uid=1,
+                next_uid=restored.next_uid if restored else 1,
                 request_id_ttl_ms=body.request_id_ttl_ms,
                 command_bytes_max=body.command_bytes_max,
             )
@@ -232,7 +241,28 @@ class _MetadataBatch:
         for collection in body.collections:
             created = self._create(collection)
             assert created, "names were checked to differ"
+        if restored is not None:
+            self._store_origin(restored.origin)
+            for each in restored.collections:
+                self._store(each)
+            for graph in restored.graphs:
+                self._store_graph(graph)
         return 1
+
+    def _settle(self, node: str) -> int:
+        assert self._cluster is not None, "the cluster is formed"
+        origin = self._origin()
+        if origin is None or node in origin.settled or node not in self._cluster.nodes:
+            return 0
+        self._store_origin(msgspec.structs.replace(origin, settled=(*origin.settled, node)))
+        return 1
+
+    def _origin(self) -> Origin | None:
+        value = self._documents.get(CLUSTER_KIND, ORIGIN_NAME)
+        return None if value is None else _origin_decoder.decode(value)
+
+    def _store_origin(self, origin: Origin) -> None:
+        self._documents.put(CLUSTER_KIND, ORIGIN_NAME, _encoder.encode(origin))
 
     def _create(self, body: CreateCollection) -> int | None:
         assert self._cluster is not None, "the cluster is formed"

@@ -13,12 +13,15 @@ from typing import Final, assert_never
 import msgspec
 
 from cluster.model import Collection, Distance, Graph
+from cluster.origin import Origin, Restored
 from storage.requests import TIME_MS_MAX
 
 CLUSTER_KIND: Final = "cluster"
 COLLECTION_KIND: Final = "collection"
 GRAPH_KIND: Final = "graph"
 """Kinds of documents that only the machine itself writes."""
+ORIGIN_NAME: Final = "origin"
+"""The document of kind `cluster`, beside the nameless one, that says where it comes from."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
 _KIND: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -42,7 +45,8 @@ class Init(msgspec.Struct, array_like=True, frozen=True, tag="init"):
 
     `shard_map` lists each shard's nodes by name, its preferred leader first. `request_id_ttl_ms`
     and `command_bytes_max` decide what a repeated request comes to, so all nodes take these values
-    instead of their own settings; 0 leaves it to the settings.
+    instead of their own settings; 0 leaves it to the settings. `restored` is what a cluster begins
+    with that is formed from a checkpoint, instead of `collections`.
     """
 
     cluster_id: str
@@ -53,6 +57,17 @@ class Init(msgspec.Struct, array_like=True, frozen=True, tag="init"):
     collections: Sequence[CreateCollection] = ()
     request_id_ttl_ms: int = 0
     command_bytes_max: int = 0
+    restored: Restored | None = None
+
+
+class ShardsRestored(msgspec.Struct, array_like=True, frozen=True, tag="shards_restored"):
+    """A node has all of its shards as the cluster's checkpoint has them; affects 0 the second time.
+
+    From then on it may vote on them and acknowledge. Should it ever lack one again, its disk was
+    lost: see `cluster.restored_shards`.
+    """
+
+    node: str
 
 
 class DropCollection(msgspec.Struct, array_like=True, frozen=True, tag="drop"):
@@ -98,7 +113,8 @@ class PutDocument(msgspec.Struct, array_like=True, frozen=True, tag="document"):
 
 
 GraphBody = CreateGraph | DropGraph | PurgeGraph
-MetadataBody = Init | CreateCollection | DropCollection | PurgeCollection | PutDocument | GraphBody
+CollectionBody = CreateCollection | DropCollection | PurgeCollection
+MetadataBody = Init | ShardsRestored | CollectionBody | PutDocument | GraphBody
 
 
 class MetadataCommand(msgspec.Struct, array_like=True, frozen=True):
@@ -128,6 +144,18 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     graphs: Mapping[str, Graph] = {}
     """Live graphs by name, in the order of their creation."""
     dropping_graphs: Sequence[Graph] = []
+    origin: Origin | None = None
+    """Where the cluster comes from; None: it began empty."""
+
+    @property
+    def restoring(self) -> bool:
+        """Whether some node has yet to make the shards that the cluster was formed with."""
+        return any(self.awaits(node) for node in self.nodes)
+
+    def awaits(self, node: str) -> bool:
+        """Whether a node has not had the shards yet that the cluster was formed with."""
+        origin = self.origin
+        return origin is not None and bool(origin.shards) and node not in origin.settled
 
 
 class ClusterDocument(msgspec.Struct, frozen=True):
@@ -195,7 +223,7 @@ def _check(body: MetadataBody) -> None:
         case CreateGraph():
             _require(_NAME.fullmatch(body.name) is not None, "name")
             _require(body.dimension >= 0, "dimension")
-        case DropCollection() | PurgeCollection() | DropGraph() | PurgeGraph():
+        case DropCollection() | PurgeCollection() | DropGraph() | PurgeGraph() | ShardsRestored():
             pass
         case _:
             assert_never(body)
@@ -213,6 +241,18 @@ def _check_init(body: Init) -> None:
     _require(len({each.name for each in body.collections}) == len(body.collections), "collections")
     for collection in body.collections:
         _check_create(collection)
+    if body.restored is not None:
+        _require(not body.collections, "collections")
+        _check_restored(body.restored, body.shards)
+
+
+def _check_restored(restored: Restored, shards: int) -> None:
+    _require(len(restored.origin.shards) == shards, "restored shards")
+    _require(all(shard.applied_index > 0 for shard in restored.origin.shards), "restored shards")
+    _require(bool(restored.origin.ancestors) and not restored.origin.settled, "origin")
+    uids = [each.uid for each in restored.collections] + [each.uid for each in restored.graphs]
+    _require(len(uids) == len(dict.fromkeys(uids)), "restored uid")
+    _require(all(0 < uid < restored.next_uid for uid in uids), "restored uid")
 
 
 def _check_create(body: CreateCollection) -> None:

@@ -21,7 +21,7 @@ class Readiness:
         """Return why the node is not ready, as sentences."""
         node = self._node
         if not node.formation.opened:
-            return ["the cluster is not formed yet, or this node has not joined it"]
+            return [node.formation.problem]
         reasons = [
             f"shard {shard}: {problem}"
             for shard, replica in sorted(node.shards.items())

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from cluster.checkpoint_catalog import Catalog, read_catalog
+from cluster.checkpoint_choice import origin_of
 from cluster.config import Config
 from cluster.data_folder import LOCK_FILE, DataFolder, Parameters
 from cluster.errors import CommandFailed
@@ -107,7 +108,7 @@ class Restoration:
             }
             if node in members:
                 path = _groups(draft, node) / "metadata"
-                write_metadata(path, cluster, catalog.collections, catalog.graphs)
+                write_metadata(path, cluster, origin_of(self.checkpoint), catalog)
                 positions[METADATA] = METADATA_POSITION
             data = draft / node / "data"
             write_log(data / "log", positions, self.config.segment_bytes)

@@ -20,15 +20,17 @@ from typing import Final
 
 import msgspec
 
+from cluster.checkpoint_catalog import Catalog
 from cluster.data_lock import claim
 from cluster.metadata_command import (
     CLUSTER_KIND,
     COLLECTION_KIND,
     GRAPH_KIND,
+    ORIGIN_NAME,
     ClusterDocument,
     uid_name,
 )
-from cluster.model import Collection, Graph
+from cluster.origin import Origin
 from cluster.raft.disk import FolderDisk
 from cluster.raft.wal import Wal
 from storage.documents import DOCUMENTS_SCHEMA, Documents
@@ -43,20 +45,16 @@ Position = tuple[int, int]
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def write_metadata(
-    path: Path,
-    cluster: ClusterDocument,
-    collections: Sequence[Collection],
-    graphs: Sequence[Graph],
-) -> None:
+def write_metadata(path: Path, cluster: ClusterDocument, origin: Origin, catalog: Catalog) -> None:
     """Make the state of a metadata group that knows these."""
     with closing(StateFile(path, DOCUMENTS_SCHEMA + REQUESTS_SCHEMA)) as state:
         with state.transaction() as connection:
             documents = Documents(connection)
             documents.put(CLUSTER_KIND, "", _encode(cluster))
-            for collection in collections:
+            documents.put(CLUSTER_KIND, ORIGIN_NAME, _encode(origin))
+            for collection in catalog.collections:
                 documents.put(COLLECTION_KIND, uid_name(collection.uid), _encode(collection))
-            for graph in graphs:
+            for graph in catalog.graphs:
                 documents.put(GRAPH_KIND, uid_name(graph.uid), _encode(graph))
             documents.finish()
             state.set_position(*METADATA_POSITION)

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any, Final
 
 from cluster.batch import Share, Splitting
-from cluster.catalog import Catalog
+from cluster.catalog import Catalog, raise_refusal
 from cluster.change_feed import ChangeFeed
 from cluster.change_reader import ChangeReader
 from cluster.change_signal import ChangeSignal
@@ -38,7 +38,7 @@ from cluster.graph_threads import GraphThreads
 from cluster.leaders import Leaders
 from cluster.local_reads import LocalReads
 from cluster.memory_guard import MemoryGuard
-from cluster.metadata import ClusterView, CreateCollection
+from cluster.metadata import ClusterView, CreateCollection, ShardsRestored
 from cluster.model import (
     Collection,
     Distance,
@@ -232,6 +232,18 @@ class Router:
     async def refresh_view(self, deadline_s: float) -> None:
         """Make this node's view as new as the metadata group's; nodes outside it poll this."""
         await self._catalog.catch_up(deadline_s)
+
+    async def read_index(self, shard: int, deadline_s: float) -> int:
+        """Return how far a shard's leader has committed, at least; this node need not hold it.
+
+        Raises Unavailable or DeadlineExceeded.
+        """
+        return await self._leaders.read_index(shard, deadline_s)
+
+    async def shards_restored(self, deadline_s: float) -> None:
+        """Tell the metadata group that this node has its shards; see `ShardsRestored`."""
+        told, options = ShardsRestored(self.node), Options(deadline_s)
+        raise_refusal(await self._catalog.propose(told, f"restored/{self.node}", options))
 
     async def catch_up(self, options: Options) -> None:
         """Make this node's view as new as a strong read, or the session, demands."""

@@ -1,9 +1,10 @@
 #!/bin/sh
-# The compose deployment: up | down | logs. `make` calls it.
+# The compose deployment: up | restore | down | logs. `make` calls it.
 #
-# up    makes missing secrets, builds, starts, and ends 0 once all nodes can serve; when anything
-#       fails, it shows why and removes what it started.
-# down  removes containers and network; the volumes too with VOLUMES=1.
+# up       makes missing secrets, builds, starts, and ends 0 once all nodes can serve; when anything
+#          fails, it shows why and removes what it started.
+# restore  is up with RECOLLECT_RESTORE, for nodes that have no volumes.
+# down     removes containers and network; the volumes too, Postgres' among them, with VOLUMES=1.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -72,14 +73,28 @@ is_healthy() { # a service
 }
 
 can_serve() { # a node; the command asks /readyz with the key that the container has
-    docker exec "$(container "$1")" recollect status >/dev/null 2>&1
+    said=$(docker exec "$(container "$1")" recollect status 2>&1)
+}
+
+# A node that makes its shards from a checkpoint may take as long as it likes, while it gets on.
+heed_progress() {
+    case $said in
+        "$before") ;;
+        *"restoring shard"*)
+            before=$said
+            deadline=$(($(date +%s) + READY_S))
+            echo "$1: ${said#Error: }"
+            ;;
+    esac
 }
 
 await_ready() {
     deadline=$(($(date +%s) + READY_S))
+    said='' before=''
     for service in node1 node2 node3 postgres; do
         until is_healthy "$service" && { [ "$service" = postgres ] || can_serve "$service"; }; do
-            [ "$(date +%s)" -lt "$deadline" ] || fail "$service is not ready after $READY_S s"
+            heed_progress "$service"
+            [ "$(date +%s)" -lt "$deadline" ] || fail "$service is not ready after $READY_S s: $said"
             sleep 0.5
         done
     done
@@ -109,6 +124,21 @@ up() {
     echo "Ready"
 }
 
+restore() {
+    for node in node1 node2 node3; do
+        volume=$(docker volume ls --quiet \
+            --filter "label=com.docker.compose.project=$project" \
+            --filter "label=com.docker.compose.volume=$node")
+        [ -z "$volume" ] || fail "the volume $volume exists, and only new nodes begin with a checkpoint.
+If nothing in it is needed any more: docker volume rm ${project}_node1 ${project}_node2 ${project}_node3
+A restore that was begun goes on with: RECOLLECT_RESTORE=latest make up"
+    done
+    if ! is_in_environment RECOLLECT_RESTORE && ! is_in_file RECOLLECT_RESTORE; then
+        export RECOLLECT_RESTORE=latest
+    fi
+    up
+}
+
 down() {
     without_secrets
     if [ "${VOLUMES:-}" = 1 ]; then
@@ -129,6 +159,6 @@ logs() {
 
 forget_empty
 case "${1:-}" in
-    up | down | logs) "$1" ;;
-    *) fail "usage: $0 up | down | logs" ;;
+    up | restore | down | logs) "$1" ;;
+    *) fail "usage: $0 up | restore | down | logs" ;;
 esac

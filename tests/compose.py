@@ -228,6 +228,19 @@ class Deployment:
         assert code == 0, output
         return str(output.decode().strip())
 
+    def recollect_inside(self, *words: str, node: int = 1) -> Any:
+        """Run a command in a node's container, where Postgres can be reached; return its JSON."""
+        url = ["--url", "http://127.0.0.1:5000"]
+        found = self.container(node).exec_run(["recollect", *words, *url, "--json"], demux=True)
+        assert found.exit_code == 0, found.output
+        return json.loads(found.output[0])
+
+    def lose_nodes(self) -> None:
+        """Remove the nodes and their volumes; Postgres stays."""
+        for node in NODES:
+            self.container(node).remove(force=True)
+            self.engine.volumes.get(f"{self.project}_node{node}").remove()
+
     def logs(self) -> str:
         """Return the end of what every container wrote, for the message of a failed test."""
         return "\n".join(

@@ -12,7 +12,6 @@ import typer
 from cluster.commands.checkpoint_options import From, Number, with_database
 from cluster.commands.options import Json
 from cluster.commands.output import progress, show, show_json
-from cluster.errors import CommandFailed
 
 if TYPE_CHECKING:
     from storage.checkpoint.database import Database
@@ -55,21 +54,15 @@ def restore(
 
 
 async def _restore(database: Database, number: int | None, into: int, data: Path) -> dict[str, Any]:
+    from cluster.checkpoint_choice import LATEST, wanted_checkpoint
     from cluster.config import Config
     from cluster.data_folder import open_folder
     from cluster.restoration import Restoration, require_empty
-    from storage.checkpoint.reading import checkpoint, checkpoints
 
     require_empty(data)
-    if number is None and len({each.cluster_id for each in await checkpoints(database)}) > 1:
-        raise CommandFailed(
-            "the database has checkpoints of several clusters",
-            hint="name one by --checkpoint; `recollect checkpoint --list` shows a cluster's own",
-            code="checkpoint_ambiguous",
-        )
-    found = await checkpoint(database, number)
+    found = await wanted_checkpoint(database, LATEST if number is None else str(number))
     counts = [manifest.counts for manifest in found.manifests]
-    rows = sum(each.records + each.tombstones + each.nodes + each.hyperedges for each in counts)
+    rows = sum(each.rows for each in counts)
     restoration = Restoration(
         database=database,
         checkpoint=found,

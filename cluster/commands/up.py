@@ -27,6 +27,27 @@ if TYPE_CHECKING:
     from cluster.postgres_child import PostgresChild
     from cluster.supervisor import Death, Supervisor
 
+Shards = Annotated[
+    int | None,
+    typer.Option(
+        "--shards",
+        min=1,
+        max=1024,
+        envvar="RECOLLECT_SHARDS",
+        help="Number of shards of a new cluster; fixed for its life.",
+        show_default="12",
+    ),
+]
+Restore = Annotated[
+    str,
+    typer.Option(
+        "--restore",
+        envvar="RECOLLECT_RESTORE",
+        help="Checkpoint that a new cluster begins with: its id, or latest. "
+        "RECOLLECT_CHECKPOINT_URL says where it is.",
+        show_default=False,
+    ),
+]
 SLOW_START_S: Final = 60.0
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -71,19 +92,11 @@ def up(
     restart: Annotated[
         bool, typer.Option("--restart", help="Start a node again when it dies.")
     ] = False,
-    shards: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1024,
-            envvar="RECOLLECT_SHARDS",
-            help="Number of shards of a new cluster; fixed for its life.",
-            show_default="12",
-        ),
-    ] = None,
+    shards: Shards = None,
     no_postgres: Annotated[
         bool, typer.Option("--no-postgres", help="Do not run a Postgres for checkpoints.")
     ] = False,
+    restore: Restore = "",
     as_json: Json = False,
 ) -> None:
     """Run a cluster on this machine until Ctrl-C.
@@ -91,20 +104,24 @@ def up(
     DIR/nodeK holds a node's files, its `pid` and its `log`. Settings in the environment
     (RECOLLECT_API_KEY and the rest; see `recollect config`) go to all nodes. Checkpoints go to
     RECOLLECT_CHECKPOINT_URL, else to a Postgres in DIR/postgres that runs as long as the nodes do.
+    --restore counts when the cluster is new; one that DIR has already is resumed as it is.
 
     Examples:
 
         recollect up
 
         recollect up --nodes 1 --data ./memories --port 7000
+
+        recollect up --nodes 5 --data ./new --restore latest
     """
     from cluster.supervisor import Shape, supervised
 
+    environment = {**os.environ, "RECOLLECT_RESTORE": restore}
     try:
         with (
             counted_signals() as stop,
             supervised(
-                data, Shape(nodes, shards), port=port, environment=os.environ, restart=restart
+                data, Shape(nodes, shards), port=port, environment=environment, restart=restart
             ) as supervisor,
             _postgres(supervisor, wanted=not no_postgres, as_json=as_json) as postgres,
         ):

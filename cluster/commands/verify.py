@@ -76,8 +76,7 @@ async def _prove(
     from storage.checkpoint.reading import checkpoint
 
     found = await checkpoint(database, number, cluster_id)
-    counts = [each.counts for each in found.manifests]
-    rows = sum(each.records + each.tombstones + each.nodes + each.hyperedges for each in counts)
+    rows = sum(each.counts.rows for each in found.manifests)
     shards = []
     with progress("Verifying", rows) as advance:
         for manifest in found.manifests:

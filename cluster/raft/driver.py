@@ -31,6 +31,7 @@ from cluster.raft.apply_lane import ApplyLane, Observer
 from cluster.raft.core import Timing
 from cluster.raft.frames import ForeignPeer
 from cluster.raft.host import GroupHost, Ready
+from cluster.raft.log import GroupState
 from cluster.raft.log_keeper import LogKeeper
 from cluster.raft.log_memory import LogMemory
 from cluster.raft.messages import Chunk, Manifest, Message, from_wire, to_wire
@@ -93,6 +94,7 @@ class Driver:
         self._fatal: asyncio.Future[None] = self._loop.create_future()
         self.lane = ApplyLane(self._apply_thread, observer, clock=self._clock, fail=self.fail)
         self._planned = False
+        self._written = asyncio.Event()
         self.keeper = LogKeeper(
             host=self.host,
             wal=self._wal,
@@ -114,6 +116,15 @@ class Driver:
     def open(self) -> None:
         """Recover the log; blocking. Raises CorruptLog or OSError."""
         self.host.open()
+
+    async def begin(self, group: int, state: GroupState) -> None:
+        """Let a group that the log does not know begin elsewhere than at the root; return when that
+        is on disk. See `GroupHost.begin_group`."""
+        sequence = self.host.begin_group(group, state)
+        self._plan()
+        while not self.host.is_synced(sequence):
+            self._written.clear()
+            await self._written.wait()
 
     def add(self, group: int, members: tuple[str, ...], machine: Any) -> Replica:
         """Start this node's replica of a group."""
@@ -240,7 +251,11 @@ class Driver:
             took_s = self._clock() - began_s
             if took_s > SLOW_WRITE_S:
                 log.warning("the log's disk took %.1f s for %d bytes", took_s, len(batch.data))
-            self._on_loop(lambda: self.host.synced(batch.sequence))
+            self._on_loop(lambda: self._synced(batch.sequence))
+
+    def _synced(self, sequence: int) -> None:
+        self.host.synced(sequence)
+        self._written.set()
 
     # -- snapshots ----------------------------------------------------------------------------
 

@@ -167,6 +167,26 @@ class GroupHost:
             assert batch is not None, "a record makes a batch"
             self._wal.write(batch)
 
+    def begin_group(self, group: int, state: GroupState) -> int:
+        """Let a group that this node's log knows nothing of begin with `state`, not at the root.
+
+        One that the log knows stays as it is. Returns the batch that has to be on disk before the
+        group's state may be.
+        """
+        assert group not in self.groups, "a group begins before it is opened"
+        assert not state.entries, "a group begins at a place, not with entries"
+        if group not in self._recovered:
+            records = self._wal.records(group)
+            records.meta(state.term, state.vote)
+            records.base(*state.base)
+            records.hold(state.hold)
+            self._recovered[group] = state
+        return self._wal.gate
+
+    def is_synced(self, sequence: int) -> bool:
+        """Whether a batch is on disk."""
+        return self._wal.synced_sequence >= sequence
+
     def open_group(
         self, group: int, members: tuple[str, ...], applied: tuple[int, int], rng: random.Random
     ) -> RaftGroup:

@@ -53,6 +53,11 @@ class Counts:
     hyperedges: int
     collections: Mapping[int, int]
 
+    @property
+    def rows(self) -> int:
+        """How many rows that is."""
+        return self.records + self.tombstones + self.nodes + self.hyperedges
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:

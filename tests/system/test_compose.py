@@ -391,6 +391,67 @@ def test_make_down_keeps_the_volumes(deployment: Deployment, load: Load) -> None
     assert deployment.postgres("SELECT word FROM kept") == "here"
 
 
+def known(deployment: Deployment) -> list[Any]:
+    """Return what the nodes answer, whatever cluster they are."""
+    questions: list[tuple[str, str, Any]] = [
+        ("POST", f"{LOAD}/points/query", {"query": vector(9), "limit": 1, "with_payload": True}),
+        ("POST", f"{LOAD}/points/count", {"exact": True}),
+        ("POST", f"{LOAD}/points/scroll", {"limit": 100, "with_vector": True}),
+        ("POST", "/patterns/search", {"task": "how to upload a big file", "k": 3}),
+        ("GET", "/collections", None),
+        ("POST", "/graph/why/causes", {"id": "outage"}),
+    ]
+    return [
+        deployment.call(method, path, body, node=node).result
+        for method, path, body in questions
+        for node in NODES
+    ]
+
+
+def hashes(deployment: Deployment) -> list[str]:
+    """Return each shard's state hash, once its replicas agree."""
+    eventually(lambda: hashes_agree(deployment), 60, "equal state hashes")
+    shards = deployment.call("GET", "/cluster").result["shards"]
+    return [shard["replicas"][0]["state_hash"] for shard in shards]
+
+
+def test_lost_nodes_come_back_from_the_checkpoint(
+    deployment: Deployment, load: Load, request: pytest.FixtureRequest
+) -> None:
+    """Without their volumes, but with Postgres, the nodes hold and answer what they did."""
+    graph = {"nodes": [{"id": "storm"}, {"id": "outage"}]}
+    edges = {"edges": [{"label": "LEADS_TO", "members": ["storm", "outage"]}]}
+    for method, path, body in (
+        ("PUT", "/graph/why", {}),
+        ("POST", "/graph/why/nodes", graph),
+        ("POST", "/graph/why/edges", edges),
+    ):
+        assert deployment.call(method, path, body).status == 200
+    made = deployment.call("POST", "/cluster/checkpoint", {}, timeout_s=60).result
+    assert made["state"] == "finished"
+    answered, hashed = known(deployment), hashes(deployment)
+    lost = deployment.call("GET", "/cluster").result["cluster_id"]
+
+    refused = deployment.make("restore")
+    assert refused.returncode != 0
+    assert f"the volume {deployment.project}_node1 exists" in refused.stderr
+    deployment.lose_nodes()
+    began = time.monotonic()
+    restored = deployment.make("restore")
+    assert restored.returncode == 0, restored.stdout + restored.stderr
+    say(request, f"make restore took {time.monotonic() - began:.0f} s")
+
+    assert deployment.call("GET", "/cluster").result["cluster_id"] != lost
+    assert hashes(deployment) == hashed
+    assert known(deployment) == answered
+    for node in NODES:
+        assert missing(deployment, LOAD, load.acked, node) == set()
+    proved = deployment.recollect_inside("verify", "--checkpoint", str(made["id"]))
+    assert {shard["live"] for shard in proved["shards"]} == {"equal"}
+    assert_postgres_unaffected(deployment)
+    assert deployment.recollect("store", "life goes on").returncode == 0
+
+
 def secrets_of_a_start(folder: Path, **environment: str) -> dict[str, str]:
     """Start the script in a folder of its own, with an engine that can do nothing."""
     for name in ("deploy", "bin"):

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from cluster.checkpoint_methods import CheckpointState, ShardWritten, WriteShard
@@ -12,6 +13,7 @@ from cluster.checkpointer import Checkpointer
 from cluster.config import Config
 from cluster.errors import CheckpointFailed, NotLeader, Unavailable
 from cluster.metadata_command import ClusterView
+from cluster.origin import Origin, ShardOrigin
 from cluster.shard import ShardMachine
 from cluster.surroundings import Surroundings
 from storage.checkpoint.database import Database
@@ -261,3 +263,15 @@ class Broken:
 
 def _shard(written: ShardWritten) -> int:
     return written.shard
+
+
+async def test_none_is_due_while_nodes_are_restored(world):
+    """A cluster that is formed from a checkpoint makes its first one when all nodes have theirs."""
+    world.coordinator._database = world.database
+    whole = world.coordinator.machine.view
+    origin = Origin(checkpoint=1, ancestors=("b",), shards=(ShardOrigin(9, 2, b"", 1, 0),) * 2)
+    world.coordinator.machine.view = msgspec.structs.replace(whole, origin=origin)
+    assert not await world.coordinator._is_due()
+    origin = msgspec.structs.replace(origin, settled=NODES)
+    world.coordinator.machine.view = msgspec.structs.replace(whole, origin=origin)
+    assert await world.coordinator._is_due()

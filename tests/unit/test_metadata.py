@@ -22,12 +22,14 @@ from cluster.metadata import (
     PurgeCollection,
     PurgeGraph,
     PutDocument,
+    ShardsRestored,
     decode_metadata,
     decode_view,
     encode_metadata,
     encode_view,
 )
-from cluster.model import Collection
+from cluster.model import Collection, Graph
+from cluster.origin import Origin, Restored, ShardOrigin
 from cluster.state_machine import Entry, StateMachine
 from storage import requests
 from storage.requests import YOUNG_ENTRIES
@@ -386,3 +388,82 @@ def test_a_dropped_graph_is_purged_once(machine: MetadataMachine) -> None:
 
     assert [early.affected, purged.affected, late.affected] == [0, 1, 0]
     assert (seen(machine).graphs, seen(machine).dropping_graphs) == ({}, [])
+
+
+SEA = Collection(uid=3, name="sea", dimension=4, distance="Dot", state="dropping")
+RIVER = Collection(uid=4, name="river", dimension=4, distance="Dot")
+WHY = Graph(uid=5, name="why")
+ORIGIN = Origin(
+    checkpoint=7,
+    ancestors=("c0",),
+    shards=(ShardOrigin(20, 3, bytes(16), 9, 1000), ShardOrigin(1, 0, bytes(16), 1, 0)),
+)
+RESTORED = Restored(origin=ORIGIN, epoch=5, next_uid=8, collections=[SEA, RIVER], graphs=[WHY])
+FORM_RESTORED = msgspec.structs.replace(FORM, collections=(), restored=RESTORED)
+
+
+def test_a_cluster_is_formed_from_a_checkpoint(machine: MetadataMachine) -> None:
+    """It has what the old one had, under the old numbers, and gives none of them again."""
+    assert apply(machine, FORM_RESTORED, FORM) == [Result(2, 1), Result(3, 0)]
+    view = seen(machine)
+    assert (view.cluster_id, view.epoch, view.shards) == ("c1", 5, 2)
+    assert (view.collections, view.dropping, view.graphs) == ({"river": RIVER}, [SEA], {"why": WHY})
+    assert view.origin == ORIGIN
+    assert decode_view(encode_view(view)) == view
+    assert machine.state_hash() == machine.recompute_hash()
+
+    apply(machine, BOOKS)
+    assert seen(machine).collections["books"].uid == 8
+
+
+def test_nodes_settle_once(machine: MetadataMachine) -> None:
+    """The view says who has its shards, and whether anybody lacks them; strangers do not count."""
+    apply(machine, FORM_RESTORED)
+    assert seen(machine).restoring
+    bodies = [ShardsRestored(name) for name in ("b", "b", "stranger")]
+    assert [each.affected for each in apply(machine, *bodies)] == [1, 0, 0]
+    assert [seen(machine).awaits(name) for name in "ab"] == [True, False]
+    apply(machine, ShardsRestored("a"))
+    assert not seen(machine).restoring
+
+
+def test_in_a_cluster_that_began_empty_nobody_settles(machine: MetadataMachine) -> None:
+    """There is nothing to be restored."""
+    apply(machine, FORM)
+    assert apply(machine, ShardsRestored("a")) == [Result(3, 0)]
+    assert (seen(machine).origin, seen(machine).restoring) == (None, False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"origin": msgspec.structs.replace(ORIGIN, shards=ORIGIN.shards[:1])},
+        {"origin": msgspec.structs.replace(ORIGIN, ancestors=())},
+        {"origin": msgspec.structs.replace(ORIGIN, settled=("a",))},
+        {"next_uid": 4},
+        {"collections": [RIVER, RIVER]},
+        {"graphs": [msgspec.structs.replace(WHY, uid=4)]},
+    ],
+)
+def test_a_bad_restoration_forms_nothing(
+    machine: MetadataMachine, change: dict[str, object]
+) -> None:
+    """What no correct leader proposes is a result, and there is no cluster."""
+    restored = msgspec.structs.replace(RESTORED, **change)
+    form = msgspec.structs.replace(FORM_RESTORED, restored=restored)
+    assert apply(machine, form)[0].error == "bad_command"
+    assert machine.view is None
+
+
+def test_commands_and_views_of_before_there_were_restorations() -> None:
+    """A log and a view that say nothing of an origin mean a cluster that began empty."""
+    *_, body = msgspec.msgpack.decode(encode_metadata(FORM))
+    old = msgspec.msgpack.encode(["", 0, body[:-1]])
+    assert body[-1] is None
+    assert decode_metadata(old).body == decode_metadata(encode_metadata(FORM)).body
+
+    with closing(MetadataMachine(None, request_id_ttl_ms=TTL_MS)) as machine:
+        apply(machine, old)
+        view = msgspec.to_builtins(seen(machine))
+    del view["origin"]
+    assert decode_view(msgspec.msgpack.encode(view)).origin is None

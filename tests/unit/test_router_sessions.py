@@ -10,6 +10,7 @@ from cluster.config import Config
 from cluster.errors import CollectionNotFound, ShardsUnavailable, Unavailable
 from cluster.formation import disagreements
 from cluster.model import SEEN_METADATA, Point, SearchRequest, Session
+from cluster.origin import Origin, ShardOrigin
 from cluster.ring import shard_of
 from storage.filters import parse_filter
 from storage.ids import encode_id
@@ -200,3 +201,23 @@ def test_settings_that_the_cluster_has_decided_are_told(three) -> None:
         "shards is 3 in this cluster since it was formed; 4 is ignored",
         "request_id_ttl_ms is 7 in this cluster since it was formed; 5 is ignored",
     ]
+
+
+def test_a_checkpoint_counts_when_a_cluster_is_formed(three: RouterCluster) -> None:
+    """Later it is ignored, with a note; but for a node that has yet to make its shards of it."""
+    view = three.nodes["node1"].view()
+    assert view is not None
+    config = Config(shards=3, restore="latest")
+    note = ["restore is ignored: the cluster was formed before"]
+    origin = Origin(checkpoint=7, ancestors=("old",), shards=(ShardOrigin(9, 2, b"", 1, 0),))
+    settled = msgspec.structs.replace(origin, settled=("node1",))
+    made = [msgspec.structs.replace(view, origin=each) for each in (None, origin, settled)]
+
+    assert [disagreements(each, config) for each in made] == [note, [], note]
+
+
+@pytest.mark.parametrize("text", ["newest", "0", "-1", "7.5", "1" * 19])
+def test_a_checkpoint_is_named_by_its_id(text: str) -> None:
+    """What can be no checkpoint's id is refused when a node starts."""
+    with pytest.raises(ValueError, match="restore must be a checkpoint's id, or latest"):
+        Config(restore=text)
