@@ -1,19 +1,23 @@
 """A node's part in checkpoints: it cuts through replicas that it holds, and sends the cuts.
 
-One shard at a time, so that what is spooled on the disk is never more than the largest shard; the
-cut on a thread, the sending on the event loop, which only moves bytes. A replica that does not
-keep up with its leader is refused: somebody else has a better one.
+A cut has all that was acknowledged before it was asked for: the shard's leader is asked for its
+read index, and the replica waits until it has applied that. One that cannot in a few seconds is
+refused: somebody else has a better one.
+
+One shard at a time, so that what is spooled on the disk is never more than the largest shard; but
+of cuts that fit into memory some are sent at once, since they mostly wait for Postgres. The cut is
+made on a thread, the sending is on the event loop, which only moves bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cluster.checkpoint_elements import GraphElements
 from cluster.checkpoint_methods import ShardWritten, WriteShard
@@ -30,13 +34,26 @@ if TYPE_CHECKING:
     from cluster.surroundings import Surroundings
 
 
-@dataclass
+CATCH_UP_S: Final = 5.0
+SENDERS: Final = 3
+"""Shards under way at once: one connection of a node stays for other questions."""
+
+ReadIndex = Callable[[int, float], Awaitable[int]]
+
+
+@dataclass(kw_only=True)
 class ShardWriter:
-    """See the module. `replicas` are this node's, by shard, and may grow."""
+    """See the module. `replicas` are this node's, by shard, and may grow.
+
+    `read_index` asks a shard's leader, and takes the time until when.
+    """
 
     config: Config
     replicas: Mapping[int, ShardReplica]
     surroundings: Surroundings
+    read_index: ReadIndex
+    clock: Callable[[], float]
+    _senders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SENDERS))
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
@@ -49,7 +66,7 @@ class ShardWriter:
 
         Raises Unavailable when this node should not do it, and CheckpointError.
         """
-        replica = self._replica(request.shard)
+        replica = await self._replica(request.shard)
         task = Task(
             checkpoint=request.checkpoint,
             cluster=request.cluster,
@@ -57,27 +74,34 @@ class ShardWriter:
             epoch=request.epoch,
             base_index=request.base_index,
         )
-        async with self._turn:
-            spool = Spool(
-                self._folder, 2 * self.config.disk_free_bytes_min, self.surroundings.pause
-            )
-            try:
-                cut = await asyncio.get_running_loop().run_in_executor(
-                    self._thread,
-                    partial(take_cut, task, replica.machine.snapshot(), GraphElements(), spool),
+        async with self._senders:
+            async with self._turn:
+                spool = Spool(
+                    self._folder, 2 * self.config.disk_free_bytes_min, self.surroundings.pause
                 )
-                return self._written(await write_shard(database, cut))
-            finally:
-                await asyncio.to_thread(spool.discard)
+                try:
+                    cut = await asyncio.get_running_loop().run_in_executor(
+                        self._thread,
+                        partial(take_cut, task, replica.machine.snapshot(), GraphElements(), spool),
+                    )
+                    if spool.on_disk:
+                        return self._written(await write_shard(database, cut))
+                finally:
+                    if spool.on_disk:
+                        await asyncio.to_thread(spool.discard)
+            return self._written(await write_shard(database, cut))
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
 
-    def _replica(self, shard: int) -> ShardReplica:
+    async def _replica(self, shard: int) -> ShardReplica:
+        """Return this node's replica, which reflects all that was acknowledged so far."""
         replica = self.replicas.get(shard)
         if replica is None or not replica.fresh(self.config.max_staleness_ms):
             raise Unavailable(f"{self.config.node_id} has no fresh replica of shard {shard}")
+        until_s = self.clock() + CATCH_UP_S
+        await replica.wait_applied(await self.read_index(shard, until_s), until_s)
         return replica
 
     def _written(self, manifest: Manifest) -> ShardWritten:

@@ -43,6 +43,8 @@ SHARD_S: Final = 3600.0
 CATALOG_S: Final = 10.0
 ROUNDS: Final = 3
 ROUND_PAUSE_S: Final = 1.0
+ATTEMPTS_S: Final = 90.0
+"""No node is asked for a shard after so long: each is as patient with Postgres as the last one."""
 LOOK_S: Final = 1.0
 RETRY_S: Final = 60.0
 STALE_INTERVALS: Final = 3
@@ -189,10 +191,13 @@ class Checkpointer:
         task = begun.task(shard, view.epoch)
         request = WriteShard(task.checkpoint, task.cluster, shard, task.epoch, task.base_index)
         last: Exception = CheckpointFailed(f"shard {shard}: no node that holds it is connected")
+        until_s = self.clock() + ATTEMPTS_S
         for attempt in range(ROUNDS):
             if attempt:
                 await asyncio.sleep(ROUND_PAUSE_S)
             for node in self._candidates(view.shard_map[shard], shard):
+                if self.clock() > until_s:
+                    break
                 self._busy[node] += 1
                 try:
                     done = await self._ask(node, request)

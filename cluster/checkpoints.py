@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from cluster.routing import Routing
 
 CONNECTIONS: Final = 4
-POLL_S: Final = 0.1
+POLL_FIRST_S: Final = 0.01
+POLL_MAX_S: Final = 0.1
+"""How long to wait before asking again: a checkpoint of a small change takes some tens of ms."""
 LISTED_MAX: Final = 1000
 
 
@@ -78,8 +80,10 @@ class Checkpoints:
         Raises CheckpointFailed.
         """
         state = await self._at_leader(BeginCheckpoint(), options)
-        while state.state == "running" and self._left_s(options) > 2 * POLL_S:
-            await self.routing.sleep(POLL_S)
+        pause_s = POLL_FIRST_S
+        while state.state == "running" and self._left_s(options) > 2 * POLL_MAX_S:
+            await self.routing.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, POLL_MAX_S)
             state = await self._at_leader(AskCheckpoint(state.run), options)
         if state.state == "failed":
             raise CheckpointFailed(state.problem)
@@ -139,7 +143,13 @@ class Checkpoints:
 def checkpoints_of(node: Node, routing: Routing, leaders: Leaders) -> Checkpoints:
     """Return a node's part in checkpoints."""
     config = node.config
-    writer = ShardWriter(config, node.shards, node.surroundings)
+    writer = ShardWriter(
+        config=config,
+        replicas=node.shards,
+        surroundings=node.surroundings,
+        read_index=leaders.read_index,
+        clock=routing.clock,
+    )
     made = Checkpoints(url=config.checkpoint_url, writer=writer, routing=routing, leaders=leaders)
     if node.metadata is not None and node.metadata_machine is not None:
         made.coordinator = Checkpointer(

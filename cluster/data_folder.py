@@ -24,6 +24,8 @@ from storage.connections import out_of_space
 
 PARAMETERS_FILE: Final = "recollect.json"
 LOCK_FILE: Final = "recollect.lock"
+DRAFT: Final = "restoring"
+"""A folder in which a cluster is made from a checkpoint; it goes when that is whole."""
 LOCK_WAIT_S: Final = 3.0
 # As root the Postgres in the folder runs as another user, who has to get through.
 FOLDER_MODE: Final = 0o711 if os.geteuid() == 0 else 0o700
@@ -72,6 +74,15 @@ class DataFolder:
                 hint="use that version, or choose another --data",
             )
         return found
+
+    def require_no_draft(self) -> None:
+        """Raise CommandFailed when a restoration into this folder was killed before its end."""
+        if (self.path / DRAFT).exists():
+            raise CommandFailed(
+                f"{self.path} holds a restoration that was not finished",
+                hint="run `recollect restore` again, or choose another --data",
+                code="unfinished_restoration",
+            )
 
     def save(self, parameters: Parameters) -> None:
         """Record what a new cluster keeps for life."""

@@ -45,13 +45,17 @@ Rows = dict[str, StoredElement]
 AnyWrite = NodeWrite | EdgeWrite
 
 
-class _NodeContent(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class NodeContent(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How a node is kept; `properties` is JSON."""
+
     labels: tuple[str, ...]
     properties: bytes
     has_vector: bool
 
 
-class _EdgeContent(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class EdgeContent(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How a hyperedge is kept; `properties` is JSON, times are in milliseconds."""
+
     label: str
     members: tuple[str, ...]
     roles: tuple[Role, ...]
@@ -66,8 +70,8 @@ class _EdgeContent(msgspec.Struct, array_like=True, frozen=True, gc=False):
 _CHUNK_ROWS: Final = 500
 
 _encode = msgspec.msgpack.Encoder().encode
-_node_decoder = msgspec.msgpack.Decoder(_NodeContent)
-_edge_decoder = msgspec.msgpack.Decoder(_EdgeContent)
+decode_node = msgspec.msgpack.Decoder(NodeContent).decode
+decode_edge = msgspec.msgpack.Decoder(EdgeContent).decode
 
 
 class GraphRefusal(Exception):
@@ -223,7 +227,7 @@ class GraphChange:
 def stored_nodes(connection: sqlite3.Connection, uid: int) -> Iterable[StoredNode]:
     """Yield a graph's nodes as the memory takes them."""
     for row in graph_elements(connection, uid, Kind.NODE):
-        content = _node_decoder.decode(row.content)
+        content = decode_node(row.content)
         yield StoredNode(
             row.id,
             content.labels,
@@ -266,12 +270,12 @@ def _canonical_edge(edge: EdgeWrite) -> EdgeWrite:
 
 
 def _node_content(node: NodeWrite) -> bytes:
-    return _encode(_NodeContent(node.labels, node.properties, node.vector is not None))
+    return _encode(NodeContent(node.labels, node.properties, node.vector is not None))
 
 
 def _edge_content(edge: EdgeWrite) -> bytes:
     return _encode(
-        _EdgeContent(
+        EdgeContent(
             edge.label,
             edge.members,
             edge.roles,
@@ -305,7 +309,7 @@ def _expired_edge(name: str, row: StoredElement, stamp: Stamp) -> StoredEdge:
 
 
 def _read_edge(row: ElementRow) -> StoredEdge:
-    content = _edge_decoder.decode(row.content)
+    content = decode_edge(row.content)
     return StoredEdge(
         row.id,
         content.label,

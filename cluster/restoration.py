@@ -6,12 +6,16 @@ dealt to the nodes as when a cluster is formed; all replicas of a shard begin eq
 
 Everything is made in a folder beside, and moved to its place when all of it is proved and on disk;
 `recollect.json`, without which there is no cluster, comes last. What fails leaves nothing behind.
+What is killed leaves that folder: while it is there and `recollect.json` is not, `recollect up`
+refuses the place, and the next restoration begins with clearing it.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +23,7 @@ from typing import Final
 from cluster.checkpoint_catalog import Catalog, read_catalog
 from cluster.checkpoint_choice import origin_of
 from cluster.config import Config
-from cluster.data_folder import LOCK_FILE, DataFolder, Parameters
+from cluster.data_folder import DRAFT, LOCK_FILE, PARAMETERS_FILE, DataFolder, Parameters
 from cluster.errors import CommandFailed
 from cluster.formation import METADATA
 from cluster.metadata_command import ClusterDocument
@@ -37,7 +41,7 @@ from storage.checkpoint.model import Checkpoint, Manifest
 from storage.checkpoint.restoring import restore_shard
 from storage.state_layout import sync_path
 
-DRAFT: Final = "restoring"
+_NODE: Final = re.compile(r"node[0-9]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,7 @@ class Restoration:
         catalog = read_catalog(self.checkpoint.catalog)
         require_empty(folder.path)
         draft = folder.path / DRAFT
-        shutil.rmtree(draft, ignore_errors=True)
+        _clear(folder.path)
         draft.mkdir(mode=0o700)
         try:
             shard_map = self._plan(catalog)
@@ -79,8 +83,10 @@ class Restoration:
                 (draft / name).rename(folder.path / name)
             sync_path(folder.path)
             folder.save(Parameters.drawn(self.nodes, catalog.shards))
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        except BaseException:
+            _clear(folder.path)
+            raise
+        shutil.rmtree(draft, ignore_errors=True)
 
     def _plan(self, catalog: Catalog) -> ShardMap:
         replication = min(self.config.replication, self.nodes)
@@ -129,16 +135,36 @@ class Restoration:
 
 
 def require_empty(folder: Path) -> None:
-    """Raise CommandFailed when a folder holds anything but what a failed restoration left."""
+    """Raise CommandFailed when a folder holds anything but what a killed restoration left."""
     if not folder.exists():
         return
-    found = sorted(each.name for each in folder.iterdir() if each.name not in {DRAFT, LOCK_FILE})
+    names = {each.name for each in folder.iterdir()}
+    left = _left_behind(names)
+    found = sorted(names - left - {LOCK_FILE})
     if found:
         raise CommandFailed(
             f"{folder} is not empty: it holds {found[0]}",
             hint="restore into a folder that does not exist yet",
             code="folder_not_empty",
         )
+
+
+def _left_behind(names: AbstractSet[str]) -> set[str]:
+    """Return what in a folder is the work of a restoration that was killed.
+
+    Only an empty folder gets a draft, and nobody starts a cluster beside one: nodes that are there
+    without `recollect.json` were moved to their place by the restoration.
+    """
+    if DRAFT not in names or PARAMETERS_FILE in names:
+        return set()
+    return {name for name in names if name == DRAFT or _NODE.fullmatch(name)}
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a restoration left; the draft, which tells whose the rest is, goes last."""
+    left = _left_behind({each.name for each in folder.iterdir()})
+    for name in sorted(left, key=lambda each: (each == DRAFT, each)):
+        shutil.rmtree(folder / name)
 
 
 def _groups(draft: Path, node: str) -> Path:

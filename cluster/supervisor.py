@@ -269,6 +269,8 @@ def _arrange(
     if found:
         _require_same(folder.path, "nodes", found.nodes, shape.nodes)
         _require_same(folder.path, "shards", found.shards, shape.shards)
+    else:
+        folder.require_no_draft()
     kept = found or Parameters.drawn(shape.nodes or DEFAULT_NODES, shape.shards or Config.shards)
     cluster = LocalCluster(
         folder=folder.path,

@@ -141,7 +141,7 @@ class GraphWriter:
         """Return those elements that exist; each id once."""
         rows = select_in(self._connection, _FIND.format(kind=int(kind)), graph, ids)
         return {
-            name: StoredElement(seq, created, expired, content, _seqs(members), digest)
+            name: StoredElement(seq, created, expired, content, members_of(members), digest)
             for name, seq, created, expired, content, members, digest in rows
         }
 
@@ -181,7 +181,7 @@ class GraphWriter:
             seq, created = self._place(stored.get(each.id), stamp)
             places[each.id] = (seq, created)
             row = (graph, kind, each.id, *_times(stamp, created), None, each.content)
-            rows.append((seq, *row, _packed(each.members), element_digest(*row)))
+            rows.append((seq, *row, packed_members(each.members), element_digest(*row)))
         self._write(rows)
         self._join((node, places[each.id][0]) for each in elements for node in each.members)
         self._count(graph, kind, stamp, len(born))
@@ -194,7 +194,7 @@ class GraphWriter:
         for name, each in edges.items():
             times = (*_times(stamp, each.created_ms), stamp.now_ms)
             row = (graph, Kind.EDGE, name, *times, each.content)
-            rows.append((each.seq, *row, _packed(each.members), element_digest(*row)))
+            rows.append((each.seq, *row, packed_members(each.members), element_digest(*row)))
         self._write(rows)
         self._count(graph, Kind.EDGE, stamp, 0)
 
@@ -282,9 +282,11 @@ def _times(stamp: Stamp, created_ms: int) -> tuple[int, int, int]:
     return stamp.version, created_ms, stamp.now_ms
 
 
-def _packed(seqs: Sequence[int]) -> bytes:
+def packed_members(seqs: Sequence[int]) -> bytes:
+    """Return the column `members` for row numbers."""
     return struct.pack(f"<{len(seqs)}q", *seqs) if seqs else _NO_MEMBERS
 
 
-def _seqs(raw: bytes) -> tuple[int, ...]:
+def members_of(raw: bytes) -> tuple[int, ...]:
+    """Return the row numbers in a column `members`."""
     return struct.unpack(f"<{len(raw) // 8}q", raw)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
+import pytest
 
 from cluster.checkpoint_elements import GraphElements
 from cluster.shard import ShardMachine
@@ -83,6 +85,39 @@ async def empty_database(server: EmbeddedPostgres) -> AsyncIterator[str]:
         yield server.url.replace("/postgres?", f"/{name}?")
     finally:
         await _administer(server.url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@contextlib.contextmanager
+def small_disk(server: EmbeddedPostgres, size_mib: int) -> Iterator[Path]:
+    """Mount a file system, in memory, that a server may write to; skip where nobody can mount."""
+    folder = Path(tempfile.mkdtemp(prefix="recollect-test-"))
+    owner = server.data.stat()
+    options = f"size={size_mib}m,uid={owner.st_uid},gid={owner.st_gid},mode=700"
+    words = ["mount", "-t", "tmpfs", "-o", options, "recollect", str(folder)]
+    try:
+        if subprocess.run(words, capture_output=True, check=False).returncode:
+            pytest.skip("a file system cannot be mounted here; root can")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    finally:
+        folder.rmdir()
+
+
+@contextlib.asynccontextmanager
+async def database_on(server: EmbeddedPostgres, folder: Path) -> AsyncIterator[str]:
+    """Make a database whose files are in an empty folder, and yield its URL; it is gone after."""
+    name = f"test_{uuid.uuid4().hex}"
+    await _administer(server.url, f"CREATE TABLESPACE {name} LOCATION '{folder}'")
+    try:
+        await _administer(server.url, f"CREATE DATABASE {name} TABLESPACE {name}")
+        try:
+            yield server.url.replace("/postgres?", f"/{name}?")
+        finally:
+            await _administer(server.url, f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await _administer(server.url, f"DROP TABLESPACE {name}")
 
 
 @contextlib.asynccontextmanager

@@ -35,7 +35,7 @@ from storage.checkpoint.errors import ReplicaBehind
 from storage.checkpoint.model import Counts, ElementReader, Manifest, Task
 from storage.checkpoint.spool import Spool
 from storage.checkpoint.tables import COLUMNS, REPLACED, REPLACED_ELEMENTS, WHOLE_GRAPH
-from storage.graph_rows import Kind, element_id, element_name
+from storage.graph_rows import Kind, element_id, element_name, members_of
 from storage.ids import EDGE_TAG, NODE_TAG, decode_id, shard_key_of
 from storage.record_hash import DIGEST_BYTES
 from storage.state_file import read_meta
@@ -161,7 +161,6 @@ class _Cutter:
         for each in self._elements(Kind.EDGE):
             graph, name, version, created, updated, expired, seq, content, members = each
             facts = self._reader.edge(content)
-            rows = struct.unpack(f"<{len(members) // 8}q", members)
             times = (expired, facts.valid_at_ms, facts.invalid_at_ms)
             yield self._row(
                 *map(bigint, (graph, version, created, updated, seq, *times)),
@@ -169,7 +168,7 @@ class _Cutter:
                 text(name),
                 text(facts.label),
                 texts(facts.members),
-                bigints(rows),
+                bigints(members_of(members)),
                 raw(facts.properties),
                 raw(content),
             )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar
 
@@ -76,6 +76,7 @@ class Database:
             max_size=connections,
             timeout=CONNECT_S,
             server_settings={**_SETTINGS, **settings},
+            reset=_keep,
         )
         try:
             yield cls(pool, patience_s)
@@ -110,6 +111,7 @@ class Database:
             async with (
                 self._connected() as connection,
                 connection.transaction(isolation=isolation, readonly=readonly),
+                _while_connected(connection),
             ):
                 return await work(connection)
 
@@ -139,6 +141,40 @@ class Database:
             wait=wait_random_exponential(multiplier=0.1, max=_PAUSE_MAX_S),
             reraise=True,
         )
+
+
+@asynccontextmanager
+async def _while_connected(connection: Any) -> AsyncIterator[None]:
+    """Let the block wait for nothing once the connection is lost; raises DatabaseUnavailable.
+
+    The driver's COPY waits until it may send more, and does not hear that it never will.
+    """
+    loop = asyncio.get_running_loop()
+    is_over = False
+
+    def lost(_connection: Any) -> None:
+        if not is_over:
+            limit.reschedule(loop.time())
+
+    try:
+        async with asyncio.timeout(None) as limit:
+            connection.add_termination_listener(lost)
+            try:
+                yield
+            finally:
+                is_over = True
+                with suppress(asyncpg.InterfaceError):
+                    connection.remove_termination_listener(lost)
+    except TimeoutError:
+        raise DatabaseUnavailable("the connection to Postgres was lost") from None
+
+
+async def _keep(_connection: Any) -> None:
+    """Leave a connection as it is: all that is ever set is set for one transaction.
+
+    The pool itself sees to a transaction that is still open. The driver's own reset would be one
+    more question after each transaction, and those of a small checkpoint are many and short.
+    """
 
 
 async def _close(pool: Any) -> None:

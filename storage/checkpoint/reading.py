@@ -20,7 +20,7 @@ MANIFEST_COLUMNS: Final = (
     "hyperedges, collections, rows_written, next_row, clock_ms, format_version"
 )
 _CHECKPOINTS: Final = """
-SELECT id, cluster, cluster_id, started_at, finished_at, shards, format_version, catalog
+SELECT id, cluster_id, started_at, finished_at, shards, format_version, catalog
 FROM checkpoints WHERE finished_at IS NOT NULL AND ($1::text IS NULL OR cluster_id = $1)
   AND ($2::bigint IS NULL OR id = $2)
 ORDER BY id DESC

@@ -9,7 +9,6 @@ a file that is not what the manifest promises is refused.
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Final
 from storage.checkpoint.contents import read_shard
 from storage.checkpoint.database import Database
 from storage.checkpoint.model import Manifest
-from storage.graph_rows import Kind
+from storage.graph_rows import Kind, packed_members
 from storage.shard_schema import open_shard_state
 from storage.state_file import StateFile, write_meta
 
@@ -124,9 +123,10 @@ def _write_edges(connection: Any, rows: Sequence[Any], digests: Sequence[bytes])
     written, joined = [], []
     for row, digest in zip(rows, digests, strict=True):
         members = row["member_rows"]
-        packed = struct.pack(f"<{len(members)}q", *members)
         element = _element(row, Kind.EDGE)
-        written.append((*element, row["expired_ms"], packed, row["content"], digest))
+        written.append(
+            (*element, row["expired_ms"], packed_members(members), row["content"], digest)
+        )
         joined += [(member, row["row_number"]) for member in dict.fromkeys(members)]
     connection.executemany(_ELEMENT, written)
     connection.executemany("INSERT INTO graph_members VALUES (?, ?)", joined)

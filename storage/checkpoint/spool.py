@@ -37,6 +37,8 @@ class Spool:
         self._small: dict[str, bytes] = {}
         self.rows: dict[str, int] = {}
         """How many rows each file has."""
+        self.on_disk = False
+        """Whether anything is on the disk."""
 
     def write(self, name: str, rows: Iterable[bytes]) -> int:
         """Write a file of rows; return how many they were.
@@ -84,6 +86,7 @@ class Spool:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _create(self, name: str) -> BinaryIO:
+        self.on_disk = True
         self._folder.mkdir(parents=True, exist_ok=True)
         return (self._folder / name).open("wb")
 

@@ -33,11 +33,15 @@ from storage.checkpoint.tables import (
     VERSIONED,
 )
 
-_LOCK: Final = """
-SELECT pg_advisory_xact_lock(hashtextextended('recollect ' || $1 || '/' || $2, 0)),
-  set_config('synchronous_commit', 'off', true)
+_ENTER: Final = """
+SET LOCAL synchronous_commit = off;
+CREATE TEMP TABLE IF NOT EXISTS {replaced} ({replaced_columns}) ON COMMIT DELETE ROWS;
+CREATE TEMP TABLE IF NOT EXISTS {elements} ({elements_columns}) ON COMMIT DELETE ROWS;
+SELECT pg_advisory_xact_lock(hashtextextended('recollect {cluster:d}/{shard:d}', 0));
 """
-"""A shard alone is worth no wait for the disk: what `finish` commits is on disk with all before."""
+"""All in one question, and the lock last: what is asked next sees what its last holder committed.
+
+A shard alone is worth no wait for the disk: what `finish` commits is on disk with all before."""
 _CLUSTER: Final = """
 INSERT INTO clusters (cluster_id) VALUES ($1)
 ON CONFLICT (cluster_id) DO UPDATE SET cluster_id = excluded.cluster_id RETURNING cluster
@@ -50,29 +54,46 @@ _BASES: Final = """
 SELECT DISTINCT ON (shard) shard, applied_index FROM manifests WHERE cluster = $1
 ORDER BY shard, checkpoint_id DESC
 """
-_LAST: Final = f"""
-SELECT {MANIFEST_COLUMNS} FROM manifests WHERE cluster = $1 AND shard = $2
-ORDER BY checkpoint_id DESC LIMIT 1
+_STATE: Final = f"""
+SELECT c.finished_at IS NULL AS is_open, last.* FROM checkpoints c LEFT JOIN LATERAL (
+  SELECT {MANIFEST_COLUMNS} FROM manifests WHERE cluster = $1 AND shard = $2
+  ORDER BY checkpoint_id DESC LIMIT 1
+) last ON TRUE WHERE c.cluster = $1 AND c.id = $3 FOR KEY SHARE OF c
 """  # noqa: S608
-_REPLACED_TABLES: Final = {
-    REPLACED: "collection bigint, id bytea",
-    REPLACED_ELEMENTS: "graph bigint, kind integer, id text",
+"""Whether a checkpoint may be written, which stays there meanwhile; its shard's last manifest."""
+_TEMPORARY: Final = {
+    "replaced": REPLACED,
+    "replaced_columns": "collection bigint, id bytea",
+    "elements": REPLACED_ELEMENTS,
+    "elements_columns": "graph bigint, kind integer, id text",
 }
-_REPLACED_TABLE: Final = "CREATE TEMP TABLE IF NOT EXISTS {name} ({columns}) ON COMMIT DELETE ROWS"
 _NEWLY_DROPPED: Final = """
 INSERT INTO dropped_collections (cluster, shard, from_checkpoint, collection)
 SELECT $1, $2, $3, unnest($4::bigint[]) ON CONFLICT DO NOTHING RETURNING collection
 """
 _CLOSE: Final = """
-UPDATE {table} SET to_checkpoint = $3 WHERE ctid = ANY (ARRAY(
-  SELECT found.place FROM {source} r CROSS JOIN LATERAL (
-    SELECT t.ctid AS place FROM {table} t
-    WHERE t.cluster = $1 AND t.shard = $2 AND t.to_checkpoint IS NULL AND {match} LIMIT 1
-  ) found WHERE {condition}
-))
+closed_{table} AS (
+  UPDATE {table} SET to_checkpoint = $3 WHERE ctid = ANY (ARRAY(
+    SELECT found.place FROM {source} r CROSS JOIN LATERAL (
+      SELECT t.ctid AS place FROM {table} t
+      WHERE t.cluster = $1 AND t.shard = $2 AND t.to_checkpoint IS NULL AND {match} LIMIT 1
+    ) found WHERE {condition}
+  ))
+)
 """
 """Said so that each is looked up in the index of what is current: a plain join is planned by
 statistics, which after the first checkpoint there are none of, and reads the whole shard."""
+_CLOSE_NAMED: Final = {
+    name: "WITH"
+    + ",".join(
+        _CLOSE.format(table=table, source=source, condition=condition, match=match)
+        for table, source, condition, match in CLOSINGS
+        if source == name
+    )
+    + "SELECT"
+    for name in REPLACED_COLUMNS
+}
+"""All closings that a file of what is replaced stands for, in one statement."""
 _CLOSE_ALL: Final = """
 UPDATE {table} SET to_checkpoint = $3
 WHERE cluster = $1 AND shard = $2 AND to_checkpoint IS NULL
@@ -161,33 +182,26 @@ async def retain(database: Database, cluster: int, kept: int) -> list[int]:
     return await database.run(work)
 
 
-async def _last(connection: Any, cluster: int, shard: int) -> Manifest | None:
-    found = await connection.fetchrow(_LAST, cluster, shard)
-    return None if found is None else read_manifest(found)
-
-
 async def _write(connection: Any, cut: Cut) -> Manifest:
     task = cut.task
-    await connection.execute(_LOCK, str(task.cluster), str(task.shard))
-    last = await _last(connection, task.cluster, task.shard)
+    await connection.execute(_ENTER.format(cluster=task.cluster, shard=task.shard, **_TEMPORARY))
+    state = await connection.fetchrow(_STATE, task.cluster, task.shard, task.checkpoint)
+    if state is None:
+        raise CheckpointMissing(f"checkpoint {task.checkpoint} is gone")
+    last = None if state["checkpoint_id"] is None else read_manifest(state)
     if last is not None and last.checkpoint > task.checkpoint:
         raise Superseded(f"shard {task.shard} is in checkpoint {last.checkpoint} already")
     if last is not None and last.checkpoint == task.checkpoint:
         return last
     if (last.applied_index if last else NOT_WRITTEN) != task.base_index:
         raise ShardMoved(f"shard {task.shard}: another checkpoint came between")
-    await _require_open(connection, task.checkpoint)
+    if not state["is_open"]:
+        raise CheckpointMissing(f"checkpoint {task.checkpoint} is finished")
     await _close_replaced(connection, cut)
     for table in VERSIONED:
         await _copy(connection, cut, table, COLUMNS[table])
     await _insert_manifest(connection, task, cut.manifest)
     return cut.manifest
-
-
-async def _require_open(connection: Any, checkpoint: int) -> None:
-    query = "SELECT finished_at IS NULL FROM checkpoints WHERE id = $1 FOR SHARE"
-    if not await connection.fetchval(query, checkpoint):
-        raise CheckpointMissing(f"checkpoint {checkpoint} is gone, or finished")
 
 
 async def _close_replaced(connection: Any, cut: Cut) -> None:
@@ -198,23 +212,14 @@ async def _close_replaced(connection: Any, cut: Cut) -> None:
             await connection.execute(_CLOSE_ALL.format(table=table), *key)
     for name, columns in REPLACED_COLUMNS.items():
         if cut.spool.rows.get(name):
-            table = _REPLACED_TABLE.format(name=name, columns=_REPLACED_TABLES[name])
-            await connection.execute(table)
             await _copy(connection, cut, name, columns)
-            await _close_named(connection, name, key)
+            await connection.execute(_CLOSE_NAMED[name], *key)
     if cut.dropped:
         found = await connection.fetch(_NEWLY_DROPPED, *key, cut.dropped)
         dropped = [row["collection"] for row in found]
         for table, column in VERSIONED.items() if dropped else ():
             query = _CLOSE_DROPPED.format(table=table, column=column)
             await connection.execute(query, *key, dropped)
-
-
-async def _close_named(connection: Any, name: str, key: tuple[int, int, int]) -> None:
-    for table, source, condition, match in CLOSINGS:
-        if source == name:
-            query = _CLOSE.format(table=table, source=source, condition=condition, match=match)
-            await connection.execute(query, *key)
 
 
 async def _copy(connection: Any, cut: Cut, name: str, columns: Sequence[str]) -> None:

@@ -1,9 +1,13 @@
 """The schema in Postgres, and what a checkpoint comes to when Postgres or a writer gives up."""
 
 import asyncio
+import contextlib
 import random
+import tempfile
 import uuid
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -276,6 +280,71 @@ async def test_a_lost_race_is_run_again(database):
         return await connection.fetchval("SELECT 7")
 
     assert await database.run(work) == 7
+
+
+@contextlib.asynccontextmanager
+async def fragile_way(url, folder):
+    """Yield a URL that leads to the same database, until somebody sends much at a time.
+
+    That connection is cut without reading on, as when the server is killed at work.
+    """
+
+    async def forward(reader, writer, limit):
+        while data := await reader.read(1 << 16):
+            if len(data) > limit:
+                break
+            writer.write(data)
+        writer.transport.abort()
+
+    async def serve(reader, writer):
+        path = parse_qs(urlsplit(url).query)["host"][0]
+        to_reader, to_writer = await asyncio.open_unix_connection(f"{path}/.s.PGSQL.5432")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(forward(reader, to_writer, 4096))
+            tasks.create_task(forward(to_reader, writer, 1 << 20))
+
+    async with await asyncio.start_unix_server(serve, folder / ".s.PGSQL.5432"):
+        yield urlsplit(url)._replace(query=f"host={folder}").geturl()
+
+
+async def test_a_connection_that_breaks_in_the_middle_of_a_copy(postgres):
+    """The driver, which waits until it may send more, is not waited for."""
+
+    async def pieces():
+        yield bytes(8 << 20)
+        pytest.fail("nobody took the first piece")
+
+    async def work(connection):
+        await connection.copy_to_table("records", source=pieces(), format="binary")
+
+    with tempfile.TemporaryDirectory() as folder:
+        async with (
+            fresh_database(postgres) as (_, url),
+            fragile_way(url, Path(folder)) as fragile,
+            Database.opened(fragile, patience_s=0) as database,
+            asyncio.timeout(20) as limit,
+        ):
+            with pytest.raises(DatabaseUnavailable):
+                await database.run(work)
+            assert not limit.expired()
+
+
+async def test_a_serialization_failure_is_run_again(database):
+    """Postgres itself refuses the first attempt, since another transaction came between."""
+    await begin(database, "c1", 1)
+    tries = []
+
+    async def work(connection):
+        await connection.fetch("SELECT cluster_id FROM clusters")
+        tries.append(1)
+        if len(tries) == 1:
+            await database.run(lambda c: c.execute("UPDATE clusters SET cluster_id = 'theirs'"))
+        return await connection.fetchval(
+            "UPDATE clusters SET cluster_id = cluster_id || ', ours' RETURNING cluster_id"
+        )
+
+    assert await database.run(work, isolation="repeatable_read") == "theirs, ours"
+    assert len(tries) == 2
 
 
 async def test_what_will_not_pass_is_raised_at_once(database):

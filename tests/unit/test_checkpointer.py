@@ -1,7 +1,9 @@
 """The coordinator of checkpoints: who writes, what a failure leaves, when the next one is due."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -11,7 +13,7 @@ from cluster.checkpoint_methods import CheckpointState, ShardWritten, WriteShard
 from cluster.checkpoint_writer import ShardWriter
 from cluster.checkpointer import Checkpointer
 from cluster.config import Config
-from cluster.errors import CheckpointFailed, NotLeader, Unavailable
+from cluster.errors import CheckpointFailed, DeadlineExceeded, NotLeader, Unavailable
 from cluster.metadata_command import ClusterView
 from cluster.origin import Origin, ShardOrigin
 from cluster.shard import ShardMachine
@@ -19,7 +21,7 @@ from cluster.surroundings import Surroundings
 from storage.checkpoint.database import Database
 from storage.checkpoint.errors import CheckpointError
 from storage.checkpoint.reading import checkpoints
-from tests.postgres import empty_database
+from tests.postgres import database_on, empty_database, small_disk
 from tests.shard_commands import TTL_MS, apply, command, point, upsert
 
 NODES = ("node1", "node2", "node3")
@@ -33,6 +35,7 @@ class Group:
     is_leader: bool = True
     is_fresh: bool = True
     leader: str = "node1"
+    applied_index: int = 1
 
     def fresh(self, max_staleness_ms):
         return self.is_fresh
@@ -43,7 +46,8 @@ class Group:
         return 1
 
     async def wait_applied(self, index, deadline_s):
-        assert index == 1
+        if index > self.applied_index:
+            raise DeadlineExceeded("this replica did not catch up in time")
 
 
 @dataclass
@@ -65,6 +69,7 @@ class World:
     down: set[str] = field(default_factory=set)
     asked: list[tuple[str, int]] = field(default_factory=list)
     now_s: float = 100.0
+    acknowledged: int = 1
 
     def __post_init__(self):
         self.machines = [ShardMachine(None, request_id_ttl_ms=TTL_MS) for _ in range(2)]
@@ -75,9 +80,11 @@ class World:
         }
         self.writers = {
             name: ShardWriter(
-                Config.tiny(data_dir=self.folder / name, disk_free_bytes_min=0),
-                self.replicas[name],
-                Surroundings(),
+                config=Config.tiny(data_dir=self.folder / name, disk_free_bytes_min=0),
+                replicas=self.replicas[name],
+                surroundings=Surroundings(),
+                read_index=self.read_index,
+                clock=lambda: self.now_s,
             )
             for name in NODES
         }
@@ -100,6 +107,9 @@ class World:
             clock=lambda: self.now_s,
         )
 
+    async def read_index(self, shard, deadline_s):
+        return self.acknowledged
+
     def connected(self, node):
         return node not in self.down
 
@@ -120,12 +130,18 @@ class World:
 
 @pytest.fixture
 async def world(postgres, tmp_path):
+    async with empty_database(postgres) as url, small_world(url, tmp_path) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def small_world(url, folder):
+    """Run a coordinator over a database."""
     async with (
-        empty_database(postgres) as url,
         Database.opened(url, patience_s=1) as database,
         asyncio.TaskGroup() as tasks,
     ):
-        made = World(database, tmp_path)
+        made = World(database, folder)
         running = tasks.create_task(made.coordinator.run(database))
         await asyncio.sleep(0)
         yield made
@@ -166,6 +182,19 @@ async def test_who_does_not_keep_up_is_passed_over(world):
     assert written[0] == "node1"
     assert ("node3", 0) in world.asked
     assert all(node != "node2" for node, _ in world.asked)
+
+
+async def test_what_was_acknowledged_before_is_in_it(world):
+    """A follower that has not applied it, however fresh it seems, leaves the shard to another."""
+    world.acknowledged = 2
+    for name in ("node1", "node3"):
+        for replica in world.replicas[name].values():
+            replica.applied_index = 2
+    state = await outcome(world)
+
+    assert state.state == "finished"
+    assert ("node2", 0) in world.asked
+    assert {each.node for each in state.shards} <= {"node1", "node3"}
 
 
 async def test_one_at_a_time(world):
@@ -211,6 +240,41 @@ async def test_a_database_that_is_gone_fails_the_checkpoint(world):
 
     assert state.state == "failed"
     assert state.problem == "an internal error; the node's log has it"
+
+
+@pytest.fixture
+def disk(postgres):
+    with small_disk(postgres, 32) as folder:
+        yield folder
+
+
+async def test_a_full_database_fails_until_it_has_space(postgres, disk, tmp_path):
+    """The reason is told, the last checkpoint stays, writes go on; the next one has them all."""
+    filler = disk / "filler"
+    async with database_on(postgres, disk) as url, small_world(url, tmp_path) as world:
+        whole = await outcome(world)
+        fill(filler)
+        large = b'{"n":"%s"}' % (b"x" * 4000)
+        apply(world.machines[0], command(upsert(*(point(k, large) for k in range(300)))))
+        failed = await outcome(world)
+        problem = world.coordinator.problem
+        apply(world.machines[0], command(upsert(point(300))))
+        listed = [each.id for each in await checkpoints(world.database)]
+        filler.unlink()
+        again = await outcome(world)
+
+    assert (whole.state, failed.state, again.state) == ("finished", "failed", "finished")
+    assert "No space left on device" in failed.problem
+    assert problem == f"the last checkpoint failed: {failed.problem}"
+    assert listed == [whole.id]
+    assert sum(each.records for each in again.shards) == 301
+
+
+def fill(file: Path) -> None:
+    """Take all space of a disk."""
+    with file.open("ab", buffering=0) as opened, contextlib.suppress(OSError):
+        while True:
+            opened.write(bytes(4096))
 
 
 async def test_when_the_next_one_is_due(world):

@@ -15,12 +15,14 @@ from cluster.errors import CommandFailed
 from cluster.metadata import MetadataMachine
 from cluster.metadata_command import ClusterView
 from cluster.model import Collection, Graph
+from cluster.ports import free_base
 from cluster.raft.core import Timing
 from cluster.raft.disk import FolderDisk
 from cluster.raft.host import GroupHost
 from cluster.raft.wal import Wal
 from cluster.restoration import Restoration
 from cluster.shard import ShardMachine
+from cluster.supervisor import Shape, supervised
 from storage.checkpoint.errors import CheckpointDamaged
 from storage.checkpoint.reading import checkpoint
 from storage.checkpoint.writing import begin, finish, write_shard
@@ -166,6 +168,28 @@ async def test_a_killed_restoration_can_be_repeated(database, machines, tmp_path
 
     assert await restore(database, tmp_path / "new", 1) == 4
     assert not (tmp_path / "new" / "restoring").exists()
+
+
+@pytest.mark.parametrize("moved", [(), ("node1",), ("node1", "node2", "node4")])
+async def test_what_a_killed_restoration_left_is_no_cluster(database, machines, tmp_path, moved):
+    """However far it was with moving nodes to their place: `up` refuses, a second one clears it."""
+    folder = tmp_path / "new"
+    (folder / "restoring").mkdir(parents=True)
+    for name in moved:
+        (folder / name / "data").mkdir(parents=True)
+    with (
+        pytest.raises(CommandFailed, match="not finished"),
+        supervised(folder, Shape(), port=free_base(3, random.Random()), environment={}),
+    ):
+        pass
+    assert not (folder / "recollect.json").exists()
+    await restore(database, folder, 2)
+
+    assert {each.name for each in folder.iterdir()} == {
+        "node1", "node2", "recollect.json", "recollect.lock",
+    }  # fmt: skip
+    with pytest.raises(CommandFailed, match="not empty: it holds node1"):
+        await restore(database, folder, 2)
 
 
 async def test_a_full_folder_is_left_alone(database, machines, tmp_path):
