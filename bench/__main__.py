@@ -22,8 +22,8 @@ def main() -> int:
         ["bench.idle"],
     ]
     if options.data:
-        names = ("bench.http_search", "bench.backends", "bench.graph_khop", "bench.graph_http")
-        runs = [[name, "--data", options.data] for name in names] + runs
+        names = ("http_search", "backends", "graph_khop", "graph_http", "checkpoints")
+        runs = [[f"bench.{name}", "--data", options.data] for name in names] + runs
     worst = 0
     for words in runs:
         worst = max(worst, subprocess.run([sys.executable, "-m", *words], check=False).returncode)
