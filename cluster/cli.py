@@ -19,6 +19,7 @@ from cluster.commands.config import config
 from cluster.commands.demo import demo
 from cluster.commands.graph import graph
 from cluster.commands.nodes import nodes
+from cluster.commands.outbox import outbox
 from cluster.commands.output import show_failure
 from cluster.commands.postgres import postgres
 from cluster.commands.restore import restore
@@ -61,6 +62,7 @@ for _panel, _commands in {
         app.command(rich_help_panel=_panel)(_command)
 app.add_typer(graph, rich_help_panel="Use")
 app.add_typer(postgres, rich_help_panel="Keep")
+app.add_typer(outbox, rich_help_panel="Use")
 
 
 def _print_version(asked: bool | None) -> None:  # noqa: FBT001 - typer calls it so

@@ -106,6 +106,12 @@ class Config:
         "checkpoint that a new cluster is formed from: its id, or latest; empty: none; it counts "
         "only when the cluster is formed, and must be the same on all nodes then",
     )
+    outbox_url: str = _secret(
+        "Postgres with tables whose rows flow into collections; empty: none; see OUTBOX.md"
+    )
+    outbox_dead_letters_max: int = _setting(
+        1000, "dead letters of one outbox from which on it waits for somebody"
+    )
 
     embedding_url: str = _setting("", "OpenAI-style /v1/embeddings endpoint; empty: bundled model")
     embedding_model: str = _setting("", "model name sent to that endpoint")
@@ -147,6 +153,9 @@ class Config:
         self._require(self.checkpoints_kept >= 1, "checkpoints_kept", "must be at least 1")
         known = self.restore in {"", "latest"} or _CHECKPOINT_ID.fullmatch(self.restore) is not None
         self._require(known, "restore", "must be a checkpoint's id, or latest")
+        self._require(
+            self.outbox_dead_letters_max >= 1, "outbox_dead_letters_max", "must be at least 1"
+        )
 
     @staticmethod
     def _require(holds: bool, name: str, text: str) -> None:  # noqa: FBT001

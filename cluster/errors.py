@@ -26,6 +26,7 @@
     │   ├── ShardsUnavailable ─ `shards` names them
     │   ├── NotReady
     │   ├── CheckpointFailed ─ the database of checkpoints, or the way to it
+    │   ├── OutboxFailed ─ the database of the outbox, or the way to it
     │   └── Overloaded
     └── StorageFull 507 ─ retryable once there is space
 
@@ -246,6 +247,12 @@ class CheckpointFailed(Unavailable):
     """A checkpoint could not be made or read; what was whole before is whole."""
 
     code = "checkpoint_failed"
+
+
+class OutboxFailed(Unavailable):
+    """The database of the outbox cannot be asked; what waits there waits on."""
+
+    code = "outbox_failed"
 
 
 class Overloaded(Unavailable):

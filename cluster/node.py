@@ -42,6 +42,7 @@ from cluster.memory_watch import MemoryWatch
 from cluster.metadata import ClusterView, MetadataMachine
 from cluster.node_metrics import node_metrics
 from cluster.opening import when_there_is_space
+from cluster.outbox import outbox_of
 from cluster.peer import Peers
 from cluster.raft.driver import Driver
 from cluster.raft.pinned import install_clock
@@ -159,6 +160,8 @@ class Node:
         self.router.register_handlers()
         if self.config.checkpoint_url:
             self.router.add_checkpoints(partial(checkpoints_of, self))
+        if self.config.outbox_url:
+            self.router.add_outbox(partial(outbox_of, self))
         self.memory_watch = self._new_memory_watch()
         self.memory_watch.register()
         self.disk_watch = self._new_disk_watch()
@@ -248,6 +251,8 @@ class Node:
             running.append(tasks.create_task(self.disk_watch.run()))
             if self.router.checkpoints is not None:
                 running.append(tasks.create_task(self.router.checkpoints.run()))
+            if self.router.outbox is not None:
+                running.append(tasks.create_task(self.router.outbox.run()))
             await self._until_signalled()
             await hand_over(self)
             await runner.cleanup()

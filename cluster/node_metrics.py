@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.process_collector import ProcessCollector
 
+from cluster.outbox_metrics import OutboxCollector
+
 if TYPE_CHECKING:
     from cluster.node import Node
 
@@ -27,6 +29,8 @@ def node_metrics(node: Node) -> CollectorRegistry:
         ("loop_lag_seconds", "How late the event loop is.", lambda: node.driver.loop_lag_s),
     ):
         _gauge(registry, name, text, read)
+    if node.router.outbox is not None:
+        registry.register(OutboxCollector(node.router.outbox))
     return registry
 
 

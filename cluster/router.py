@@ -50,6 +50,7 @@ from cluster.model import (
     Session,
     WriteAck,
 )
+from cluster.outbox import Outbox
 from cluster.peer import PeerChannel, Peers
 from cluster.read_path import ReadPath
 from cluster.routing import GroupReplica, Routing, ShardReplica
@@ -131,10 +132,15 @@ class Router:
             ChangeSignal(self._routing),
         )
         self.checkpoints: Checkpoints | None = None
+        self.outbox: Outbox | None = None
 
     def add_checkpoints(self, build: Callable[[Routing, Leaders], Checkpoints]) -> None:
         """Serve checkpoints, too."""
         self.checkpoints = build(self._routing, self._leaders)
+
+    def add_outbox(self, build: Callable[[Routing], Outbox]) -> None:
+        """Serve outboxes, too."""
+        self.outbox = build(self._routing)
 
     def _new_graphs(self, scatter: Scatter) -> GraphRouter:
         here = self.executor

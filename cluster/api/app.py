@@ -27,6 +27,7 @@ from cluster.api import (
     graphs,
     groups,
     openapi,
+    outbox,
     patterns,
     point_payload,
     points,
@@ -60,6 +61,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *sharding.ROUTES,
     *cluster_routes.ROUTES,
     *checkpoints.ROUTES,
+    *outbox.ROUTES,
 )
 PATTERN_ROUTES: Final[tuple[Route, ...]] = (*patterns.ROUTES, *cluster_routes.PROCESS_ROUTES)
 """What is served where patterns are all that there is."""

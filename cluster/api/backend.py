@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cluster.checkpoints import Checkpoints
     from cluster.config import Config
     from cluster.graph_router import GraphRouter
+    from cluster.outbox import Outbox
 
 PayloadMode = Literal["merge", "replace", "remove", "clear"]
 
@@ -89,6 +90,10 @@ class Backend(PatternBackend, Protocol):
     @property
     def checkpoints(self) -> Checkpoints | None:
         """What concerns checkpoints; None when they are not configured."""
+
+    @property
+    def outbox(self) -> Outbox | None:
+        """What concerns outboxes; None when none is configured."""
 
     @property
     def changes(self) -> ChangeFeed:

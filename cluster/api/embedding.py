@@ -37,8 +37,9 @@ async def embed_texts(
 ) -> list[Vector]:
     """Return the vectors of texts; `fields` name them. Raises as `embed_text` does."""
     for text, field in zip(texts, fields, strict=True):
-        _check_text(call, text, collection, field)
-    vectors = await _embed(call.api.embedder, list(texts))
+        require_space(collection, call.api.embedder, field)
+        check_text(text, call.api.config.payload_bytes_max, field)
+    vectors = await embedded(call.api.embedder, list(texts))
     if len(texts) <= CHECKED_HERE:
         return _checked(vectors, collection, fields)
     return await asyncio.to_thread(_checked, vectors, collection, fields)
@@ -51,14 +52,17 @@ def _checked(vectors: Any, collection: VectorSpace, fields: Sequence[str]) -> li
     ]
 
 
-def _check_text(call: Call, text: str, collection: VectorSpace, field: str) -> None:
-    embedder = call.api.embedder
+def require_space(collection: VectorSpace, embedder: TextEmbedder, field: str) -> None:
+    """Raise EmbeddingSpaceMismatch unless a collection's vectors come from this embedder."""
     if collection.embedding_space is None or collection.embedding_space != embedder.space:
         raise EmbeddingSpaceMismatch(
             f"'{collection.name}' does not hold vectors of this server's text embedding",
             field=field,
         )
-    bytes_max = call.api.config.payload_bytes_max
+
+
+def check_text(text: str, bytes_max: int, field: str) -> None:
+    """Raise BadRequest for a text that is too long, or blank."""
     if len(text.encode()) > bytes_max:
         raise BadRequest(f"the text is larger than {bytes_max} bytes", field=field)
     if not text.strip():
@@ -81,7 +85,8 @@ def given_embedding(
     return check_vector(values, collection, field)
 
 
-async def _embed(embedder: TextEmbedder, texts: list[str]) -> Any:
+async def embedded(embedder: TextEmbedder, texts: list[str]) -> Any:
+    """Return what an embedder makes of texts, float32[n, dimension], off the event loop."""
     if inspect.iscoroutinefunction(embedder.embed):
         return await embedder.embed(texts)
     return await asyncio.to_thread(embedder.embed, texts)

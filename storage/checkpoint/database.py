@@ -128,7 +128,7 @@ class Database:
         try:
             connection = await acquiring
         except ValueError:
-            raise DatabaseRefused("the URL of the checkpoints' database cannot be read") from None
+            raise DatabaseRefused("the URL of the database cannot be read") from None
         try:
             yield connection
         finally:

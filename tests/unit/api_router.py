@@ -76,6 +76,7 @@ class MemoryRouter:
     def __post_init__(self) -> None:
         self.graphs: Any = None
         self.checkpoints: Any = None
+        self.outbox: Any = None
         self.changes: Any = None
         """Graphs are tested on whole nodes."""
         self._versions = itertools.count(2)
