@@ -37,11 +37,11 @@ chaos: setup
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --power-cuts $(POWER_CUTS)
 
 system: setup
-	$(BIN)/python -m pytest -q tests/system
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/system
 
 test: check unit
 	$(BIN)/python -m tests.simulation --seconds 60
-	$(BIN)/python -m pytest -q tests/system
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/system
 
 demo: setup
 	$(BIN)/recollect demo
