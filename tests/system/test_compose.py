@@ -82,8 +82,8 @@ def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
 
 
 def vector(number: int) -> list[float]:
-    """A vector that says which point it belongs to."""
-    return [float(1 + (number >> shift) % 7) for shift in (0, 2, 4, 6)]
+    """A vector that says which point it belongs to: no other has it."""
+    return [1.0, float(number % 40), float(number // 40 % 40), float(number // 1600)]
 
 
 def point(number: int) -> dict[str, Any]:
