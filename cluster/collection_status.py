@@ -7,7 +7,8 @@ writes work either way, because what is not in the graph yet is searched exactly
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from cluster.errors import RecollectError
@@ -26,6 +27,7 @@ class CollectionInfo:
     """What a collection holds, over all its shards.
 
     `indexed_count`: points that are in the search graph of every replica that answered.
+    `field_counts`: for each payload index, the points that have a value in it.
     """
 
     points_count: int
@@ -33,6 +35,7 @@ class CollectionInfo:
     status: Literal["green", "yellow"]
     shards: int
     replication: int
+    field_counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class CollectionStatus:
             status="green" if green else "yellow",
             shards=view.shards,
             replication=view.replication,
+            field_counts=_field_counts(states),
         )
 
     def register(self) -> None:
@@ -81,4 +85,16 @@ class CollectionStatus:
         index = self.indexes.get(collection)
         if index is None:
             return IndexState(waiting=0, fresh=False)
-        return IndexState(waiting=index.tail_size, fresh=fresh)
+        indexed = index.payloads.points() if index.payloads.has_fields else {}
+        return IndexState(waiting=index.tail_size, fresh=fresh, indexed=indexed)
+
+
+def _field_counts(states: Sequence[IndexState]) -> dict[str, int]:
+    """Return how many points each payload index has: of each shard what one node knows most of."""
+    counts: dict[str, dict[int, int]] = {}
+    for state in states:
+        for name, by_shard in state.indexed.items():
+            known = counts.setdefault(name, {})
+            for shard, count in by_shard.items():
+                known[shard] = max(count, known.get(shard, 0))
+    return {name: sum(by_shard.values()) for name, by_shard in counts.items()}

@@ -1,14 +1,16 @@
-"""Keeps the node's vector indexes in step with its shards. Runs on the apply thread.
+"""Keeps the node's indexes in step with its shards. Runs on the apply thread.
 
-The indexes are caches of what SQLite holds: a committed batch's changes go in before the write
-is answered, so a write is searchable when it is acknowledged. What this node could not know at
-that time (a collection that its metadata replica had not heard of, a shard that came as a
-snapshot, a start after a crash) is made equal by reconciliation against the store.
+The indexes, of vectors and of payloads, are caches of what SQLite holds: a committed batch's
+changes go in before the write is answered, so a write is searchable when it is acknowledged. What
+this node could not know at that time (a collection that its metadata replica had not heard of, a
+shard that came as a snapshot, a start after a crash) is made equal by reconciliation against the
+store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from cluster.metadata import ClusterView, MetadataMachine
@@ -17,6 +19,8 @@ from cluster.shard import ShardMachine
 from cluster.state_machine import Change
 from storage.graph_rows import VECTORS
 from storage.index_set import IndexSet
+from storage.payload_index.columns import FetchedPayload
+from storage.payload_index.fields import FieldIndex
 
 Row = tuple[int, int, bytes, bytes]
 """(seq, version, id, vector)."""
@@ -32,16 +36,24 @@ class IndexShape(NamedTuple):
     ef_construct: int = 200
 
 
-def shapes(view: ClusterView) -> Iterator[IndexShape]:
+class Wanted(NamedTuple):
+    """An index that is to be, and the indexes on its rows' payloads."""
+
+    shape: IndexShape
+    fields: tuple[FieldIndex, ...] = ()
+
+
+def wanted(view: ClusterView) -> Iterator[Wanted]:
     """Yield the indexes of a cluster: one for each collection, two for a graph with vectors."""
     for each in view.collections.values():
-        yield IndexShape(
+        shape = IndexShape(
             each.uid, each.dimension, each.distance, each.hnsw_m, each.hnsw_ef_construct
         )
+        yield Wanted(shape, each.payload_indexes)
     for graph in view.graphs.values():
         if graph.dimension:
             for above in VECTORS.values():
-                yield IndexShape(graph.uid + above, graph.dimension, graph.distance)
+                yield Wanted(IndexShape(graph.uid + above, graph.dimension, graph.distance))
 
 
 class Indexing:
@@ -84,17 +96,19 @@ class Indexing:
         """Open the indexes of collections that appeared, drop those of collections that went."""
         if view is None:
             return
-        live = {each.uid: each for each in shapes(view)}
+        live = {each.shape.uid: each for each in wanted(view)}
         for uid in [uid for uid in sorted(self._open) if uid not in live]:
             self._open.discard(uid)
             self._indexes.drop(uid)
-        for uid, shape in sorted(live.items()):
+        for uid, (shape, fields) in sorted(live.items()):
+            index = self._indexes.open(*shape, hidden=uid not in self._open)
             if uid not in self._open:
-                self._indexes.open(*shape, hidden=True)
                 for shard, machine in sorted(self._machines.items()):
                     self._reconcile(uid, shard, machine)
                 self._open.add(uid)
-                self._indexes.show(uid)
+            self._indexes.show(uid)
+            if index.payloads.fields != fields:
+                index.payloads.set_fields(fields, partial(self._payloads, uid))
 
     def shard_opened(self, shard: int) -> None:
         """A shard's state was opened: its rows may be newer than the saved indexes."""
@@ -107,6 +121,13 @@ class Indexing:
             return [(row.seq, row.version, row.id, row.vector or b"") for row in rows]
 
         self._indexes.reconcile(uid, shard, machine.index_keys(uid), fetch)
+
+    def _payloads(self, uid: int, shard: int, seqs: Sequence[int]) -> Iterator[FetchedPayload]:
+        """Yield what a payload index reads of rows that came without; on the builder's thread."""
+        machine = self._machines.get(shard)
+        if machine is not None:
+            rows = machine.rows_by_seq(uid, seqs, with_vector=False, with_payload=True)
+            yield from ((row.seq, row.version, row.payload or b"{}") for row in rows)
 
     def _take(self, shard: int, changes: list[Change]) -> None:
         by_collection: dict[int, list[Change]] = {}
@@ -122,4 +143,7 @@ class Indexing:
                 for change in changed
                 if change.vector is not None
             ]
-            index.defer(shard, rows, gone)
+            payloads: list[bytes | None] = []
+            if index.payloads.has_fields:
+                payloads = [change.payload for change in changed if change.vector is not None]
+            index.defer(shard, rows, gone, payloads)

@@ -1,14 +1,17 @@
 """Reads of some of this node's shards, given their machines. They block: call them on a thread.
 
-A filter becomes SQL once per query and is run shard by shard. Search then goes through the one
-index that this node has of the collection, given the row numbers that pass; everything else is
-read from the store by canonical id, whose byte order is the order of pages.
+A filter that the collection's payload indexes answer is answered by them. Any other becomes SQL
+once per query and is run shard by shard, over the rows that the indexes leave when these are few,
+else over all. Search then goes through the one vector index that this node has of the collection;
+everything else is read from the store by canonical id, whose byte order is the order of pages.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -16,10 +19,13 @@ from cluster.peer_methods import Count, Fetch, Fetched, FetchedRow, FoundHit, Fo
 from cluster.shard import ShardMachine
 from storage.filter_sql import SqlFilter, to_sql
 from storage.filters import Filter
-from storage.vector_index import IndexHit, VectorIndex
+from storage.selection import Selection
+from storage.seq_slots import Numbers
+from storage.vector_index import IndexHit, NotIndexed, VectorIndex
 
 Machines = Mapping[int, ShardMachine]
 """shard -> its state, for the shards that a read may use."""
+_NO_ROWS: Final[Numbers] = np.empty(0, dtype=np.int64)
 
 
 class AnswerLimits(NamedTuple):
@@ -31,21 +37,38 @@ class AnswerLimits(NamedTuple):
 
 def nearest(machines: Machines, query: Nearest, index: VectorIndex) -> list[FoundHit]:
     """Return the best points of these shards, best first."""
-    where = _where(query.filter)
-    allowed = None
-    if where is not None:
-        allowed = {
-            shard: machine.matching(query.collection, where) for shard, machine in machines.items()
-        }
-    hits = index.search(
-        np.frombuffer(query.vector, "<f4"),
-        query.limit,
-        shards=list(machines),
-        allowed=allowed,
-        ef=query.ef,
-        exact=query.exact,
-    )
+    vector, shards = np.frombuffer(query.vector, "<f4"), list(machines)
+    search = partial(index.search_within, vector, query.limit, ef=query.ef, exact=query.exact)
+    if query.filter is None:
+        return found_hits(machines, query.collection, search(Selection(shards, None)))
+    try:
+        hits = search(index.payloads.restriction(query.filter, shards))
+    except NotIndexed:
+        allowed = _matching(machines, query.collection, query.filter, index)
+        hits = search(Selection(shards, allowed))
     return found_hits(machines, query.collection, hits)
+
+
+def _matching(
+    machines: Machines, collection: int, chosen: Filter, index: VectorIndex
+) -> dict[int, Numbers]:
+    """Return the rows of each shard that pass, from their payloads."""
+    where, among = to_sql(chosen), _among(machines, chosen, index, index.size)
+    return {
+        shard: machine.matching(collection, where, among=_of_shard(among, shard))
+        for shard, machine in machines.items()
+    }
+
+
+def _among(
+    machines: Machines, chosen: Filter, index: VectorIndex, rows_max: int
+) -> Mapping[int, Numbers] | None:
+    """Return the only rows of each shard that can pass, where indexes say that they are few."""
+    return index.payloads.narrow(chosen, list(machines), rows_max)
+
+
+def _of_shard(among: Mapping[int, Numbers] | None, shard: int) -> Numbers | None:
+    return None if among is None else among.get(shard, _NO_ROWS)
 
 
 def found_hits(machines: Machines, collection: int, hits: Sequence[IndexHit]) -> list[FoundHit]:
@@ -76,23 +99,39 @@ def with_ids(machines: Machines, collection: int, hits: Sequence[IndexHit]) -> S
     return [hit._replace(id=each) for hit, each in found if each is not None]
 
 
-def page(machines: Machines, query: Page) -> list[FoundId]:
+def page(machines: Machines, query: Page, index: VectorIndex | None) -> list[FoundId]:
     """Return the first ids over all these shards."""
-    where = _where(query.filter)
+    where, among = _where(query.filter), None
+    if query.filter is not None and index is not None:
+        # To find a page in the order of ids takes a look at limit * size / passing rows.
+        rows_max = math.isqrt(query.limit * index.size)
+        among = _among(machines, query.filter, index, rows_max)
     found = [
         FoundId(row.id, shard)
         for shard, machine in machines.items()
         for row in machine.scroll(
-            query.collection, inclusive_from=query.start, limit=query.limit, where=where
+            query.collection,
+            inclusive_from=query.start,
+            limit=query.limit,
+            where=where,
+            among=_of_shard(among, shard),
         )
     ]
     return sorted(found)[: query.limit]
 
 
-def count(machines: Machines, query: Count) -> int:
+def count(machines: Machines, query: Count, index: VectorIndex | None) -> int:
     """Return how many points these shards have, or how many pass."""
-    where = _where(query.filter)
-    return sum(machine.count(query.collection, where) for machine in machines.values())
+    where, among = _where(query.filter), None
+    if query.filter is not None and index is not None:
+        counted = index.payloads.count(query.filter, list(machines))
+        if counted is not None:
+            return counted
+        among = _among(machines, query.filter, index, index.size)
+    return sum(
+        machine.count(query.collection, where, among=_of_shard(among, shard))
+        for shard, machine in machines.items()
+    )
 
 
 def fetch(machines: Machines, query: Fetch, limits: AnswerLimits) -> Fetched:

@@ -163,10 +163,12 @@ class LocalReads:
         return await self._routing.run(local_queries.nearest, machines, query, index)
 
     async def _page(self, machines: Machines, query: Page, _deadline_s: float) -> list[FoundId]:
-        return await self._routing.run(local_queries.page, machines, query)
+        index = self._indexes.get(query.collection)
+        return await self._routing.run(local_queries.page, machines, query, index)
 
     async def _count(self, machines: Machines, query: Count, _deadline_s: float) -> int:
-        return await self._routing.run(local_queries.count, machines, query)
+        index = self._indexes.get(query.collection)
+        return await self._routing.run(local_queries.count, machines, query, index)
 
     async def _fetch(self, machines: Machines, query: Fetch, _deadline_s: float) -> Fetched:
         return await self._routing.run(local_queries.fetch, machines, query, self._limits)

@@ -59,10 +59,11 @@ class MemoryWatch(FullWatch):
 
 
 def pending_bytes(indexes: IndexSet) -> int:
-    """Return what rows of fresh tails will need in the graph beyond what they have now."""
+    """Return what rows will need in graphs and payload indexes beyond what they have now."""
     total = 0
     for uid in indexes.uids():
         index = indexes.get(uid)
         if index is not None:
             total += index.tail_size * (_LINK_BYTES * index.shape.m + _ROW_BYTES)
+            total += index.payloads.pending_bytes
     return total

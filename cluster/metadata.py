@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import assert_never
+from typing import Final, assert_never
 
 import msgspec
 
@@ -31,18 +31,25 @@ from cluster.metadata_command import (
     CreateCollection,
     CreateGraph,
     DropCollection,
+    DropFieldIndex,
     DropGraph,
+    GraphBody,
+    IndexBody,
     Init,
     MetadataBody,
     MetadataCommand,
     PurgeCollection,
     PurgeGraph,
     PutDocument,
+    PutFieldIndex,
     ShardsRestored,
+    collection_of,
     decode_metadata,
     decode_view,
     encode_metadata,
     encode_view,
+    graph_of,
+    indexes_after,
     uid_name,
 )
 from cluster.model import Collection, Graph
@@ -50,6 +57,7 @@ from cluster.origin import Origin
 from cluster.state_machine import Entry, FileMachine
 from storage.documents import DOCUMENTS_SCHEMA, Documents, recompute_document_hash
 from storage.graph_rows import GRAPH_UIDS
+from storage.payload_index.fields import FIELDS_MAX
 from storage.requests import REQUESTS_SCHEMA, RequestMemory, recompute_request_hash
 from storage.state_file import StateFile
 
@@ -58,6 +66,7 @@ __all__ = [
     "CreateCollection",
     "CreateGraph",
     "DropCollection",
+    "DropFieldIndex",
     "DropGraph",
     "Init",
     "MetadataBody",
@@ -66,6 +75,7 @@ __all__ = [
     "PurgeCollection",
     "PurgeGraph",
     "PutDocument",
+    "PutFieldIndex",
     "ShardsRestored",
     "decode_metadata",
     "decode_view",
@@ -73,6 +83,8 @@ __all__ = [
     "encode_view",
 ]
 
+
+NAME_CONFLICT: Final = "collection_exists"
 
 _cluster_decoder = msgspec.msgpack.Decoder(ClusterDocument)
 _collection_decoder = msgspec.msgpack.Decoder(Collection)
@@ -190,14 +202,14 @@ class _MetadataBatch:
         if self._cluster is None and not isinstance(command.body, Init):
             return Result(version=index, error="not_ready")
         affected = self._change(command.body)
-        if affected is None:
-            return Result(version=index, error="collection_exists")
+        if isinstance(affected, str):
+            return Result(version=index, error=affected)
         result = Result(version=index, affected=affected)
         self._requests.remember(name, keep_result(result, digest), now_ms)
         return result
 
-    def _change(self, body: MetadataBody) -> int | None:
-        """Change the documents; return how many things that were, None for a name conflict."""
+    def _change(self, body: MetadataBody) -> int | str:
+        """Change the documents; return how many things that were, or why that cannot be."""
         match body:
             case Init():
                 return self._init(body)
@@ -209,8 +221,17 @@ class _MetadataBatch:
                 return self._drop(body.name)
             case PurgeCollection():
                 return self._purge(body.uid)
+            case PutFieldIndex() | DropFieldIndex():
+                return self._change_index(body)
             case PutDocument():
                 return self._put(body)
+            case CreateGraph() | DropGraph() | PurgeGraph():
+                return self._change_graph(body)
+            case _:
+                assert_never(body)
+
+    def _change_graph(self, body: GraphBody) -> int | str:
+        match body:
             case CreateGraph():
                 return self._create_graph(body)
             case DropGraph():
@@ -240,7 +261,7 @@ class _MetadataBatch:
         self._requests.ttl_ms = body.request_id_ttl_ms or self._requests.ttl_ms
         for collection in body.collections:
             created = self._create(collection)
-            assert created, "names were checked to differ"
+            assert created == 1, "names were checked to differ"
         if restored is not None:
             self._store_origin(restored.origin)
             for each in restored.collections:
@@ -264,13 +285,25 @@ class _MetadataBatch:
     def _store_origin(self, origin: Origin) -> None:
         self._documents.put(CLUSTER_KIND, ORIGIN_NAME, _encoder.encode(origin))
 
-    def _create(self, body: CreateCollection) -> int | None:
+    def _create(self, body: CreateCollection) -> int | str:
         assert self._cluster is not None, "the cluster is formed"
         existing = self._live(body.name)
         if existing is not None:
-            return 0 if existing == _collection(body, existing.uid) else None
-        self._store(_collection(body, self._take_uids(1)))
+            bare = msgspec.structs.replace(existing, payload_indexes=())
+            return 0 if bare == collection_of(body, existing.uid) else NAME_CONFLICT
+        self._store(collection_of(body, self._take_uids(1)))
         return 1
+
+    def _change_index(self, body: IndexBody) -> int | str:
+        found = (each for each in self._collections() if each.uid == body.uid)
+        collection = next((each for each in found if each.state == "live"), None)
+        if collection is None:
+            return "collection_dropped"
+        indexes = indexes_after(collection.payload_indexes, body)
+        if len(indexes) > FIELDS_MAX:
+            return "too_many_indexes"
+        self._store(msgspec.structs.replace(collection, payload_indexes=indexes))
+        return int(indexes != collection.payload_indexes)
 
     def _take_uids(self, count: int) -> int:
         """Return the first of so many numbers that were never given before."""
@@ -279,11 +312,11 @@ class _MetadataBatch:
         self._store_cluster(msgspec.structs.replace(self._cluster, next_uid=uid + count))
         return uid
 
-    def _create_graph(self, body: CreateGraph) -> int | None:
+    def _create_graph(self, body: CreateGraph) -> int | str:
         existing = self._live_graph(body.name)
         if existing is not None:
-            return 0 if existing == _graph(body, existing.uid) else None
-        self._store_graph(_graph(body, self._take_uids(GRAPH_UIDS)))
+            return 0 if existing == graph_of(body, existing.uid) else NAME_CONFLICT
+        self._store_graph(graph_of(body, self._take_uids(GRAPH_UIDS)))
         return 1
 
     def _drop_graph(self, name: str) -> int:
@@ -348,27 +381,3 @@ class _MetadataBatch:
     def _store_cluster(self, cluster: ClusterDocument) -> None:
         self._cluster = cluster
         self._documents.put(CLUSTER_KIND, "", _encoder.encode(cluster))
-
-
-def _collection(body: CreateCollection, uid: int) -> Collection:
-    return Collection(
-        uid=uid,
-        name=body.name,
-        dimension=body.dimension,
-        distance=body.distance,
-        hnsw_m=body.hnsw_m,
-        hnsw_ef_construct=body.hnsw_ef_construct,
-        embedding_space=body.embedding_space,
-        custom_sharding=body.custom_sharding,
-    )
-
-
-def _graph(body: CreateGraph, uid: int) -> Graph:
-    return Graph(
-        uid=uid,
-        name=body.name,
-        dimension=body.dimension,
-        distance=body.distance,
-        embedding_space=body.embedding_space,
-        indexes=body.indexes,
-    )

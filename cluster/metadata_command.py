@@ -14,6 +14,7 @@ import msgspec
 
 from cluster.model import Collection, Distance, Graph
 from cluster.origin import Origin, Restored
+from storage.payload_index.fields import FieldIndex
 from storage.requests import TIME_MS_MAX
 
 CLUSTER_KIND: Final = "cluster"
@@ -82,6 +83,24 @@ class PurgeCollection(msgspec.Struct, array_like=True, frozen=True, tag="purge")
     uid: int
 
 
+class PutFieldIndex(msgspec.Struct, array_like=True, frozen=True, tag="put_field_index"):
+    """Have an index on a field of a live collection's payloads, of this type and no other.
+
+    Affects 0 when there is just that; `collection_dropped` when the collection is gone,
+    `too_many_indexes` when it has as many as may be.
+    """
+
+    uid: int
+    field: FieldIndex
+
+
+class DropFieldIndex(msgspec.Struct, array_like=True, frozen=True, tag="drop_field_index"):
+    """Have no index on this field; affects 0 when there is none."""
+
+    uid: int
+    name: str
+
+
 class CreateGraph(msgspec.Struct, array_like=True, frozen=True, tag="create_graph"):
     """Create a graph, as a collection is created."""
 
@@ -113,7 +132,8 @@ class PutDocument(msgspec.Struct, array_like=True, frozen=True, tag="document"):
 
 
 GraphBody = CreateGraph | DropGraph | PurgeGraph
-CollectionBody = CreateCollection | DropCollection | PurgeCollection
+IndexBody = PutFieldIndex | DropFieldIndex
+CollectionBody = CreateCollection | DropCollection | PurgeCollection | IndexBody
 MetadataBody = Init | ShardsRestored | CollectionBody | PutDocument | GraphBody
 
 
@@ -195,6 +215,43 @@ def decode_metadata(raw: bytes) -> MetadataCommand:
     return command
 
 
+def indexes_after(
+    indexes: tuple[FieldIndex, ...], body: PutFieldIndex | DropFieldIndex
+) -> tuple[FieldIndex, ...]:
+    """Return a collection's indexes after a command: one for each name, a new one last."""
+    if isinstance(body, DropFieldIndex):
+        return tuple(each for each in indexes if each.name != body.name)
+    if body.field in indexes:
+        return indexes
+    return (*(each for each in indexes if each.name != body.field.name), body.field)
+
+
+def collection_of(body: CreateCollection, uid: int) -> Collection:
+    """Return the collection that a command creates under a number."""
+    return Collection(
+        uid=uid,
+        name=body.name,
+        dimension=body.dimension,
+        distance=body.distance,
+        hnsw_m=body.hnsw_m,
+        hnsw_ef_construct=body.hnsw_ef_construct,
+        embedding_space=body.embedding_space,
+        custom_sharding=body.custom_sharding,
+    )
+
+
+def graph_of(body: CreateGraph, uid: int) -> Graph:
+    """Return the graph that a command creates under a number."""
+    return Graph(
+        uid=uid,
+        name=body.name,
+        dimension=body.dimension,
+        distance=body.distance,
+        embedding_space=body.embedding_space,
+        indexes=body.indexes,
+    )
+
+
 def encode_view(view: ClusterView) -> bytes:
     """Return a view's bytes, for nodes outside the metadata group."""
     return _encoder.encode(view)
@@ -223,7 +280,11 @@ def _check(body: MetadataBody) -> None:
         case CreateGraph():
             _require(_NAME.fullmatch(body.name) is not None, "name")
             _require(body.dimension >= 0, "dimension")
-        case DropCollection() | PurgeCollection() | DropGraph() | PurgeGraph() | ShardsRestored():
+        case PutFieldIndex(field=field):
+            field.path()
+        case DropCollection() | PurgeCollection() | DropFieldIndex() | ShardsRestored():
+            pass
+        case DropGraph() | PurgeGraph():
             pass
         case _:
             assert_never(body)

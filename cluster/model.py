@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from storage.ids import PointId, ShardKey
+from storage.payload_index.fields import FieldIndex
 
 SEEN_METADATA: Final = -1
 """The metadata group's place among the shards of a session."""
@@ -32,6 +33,8 @@ class Collection(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["live", "dropping"] = "live"
     custom_sharding: bool = False
     """Whether points are written under keys; see `cluster.scope`."""
+    payload_indexes: tuple[FieldIndex, ...] = ()
+    """The indexes on fields of its payloads, in the order of their creation."""
 
 
 class Graph(msgspec.Struct, frozen=True, kw_only=True):

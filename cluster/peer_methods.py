@@ -171,10 +171,12 @@ class IndexState(msgspec.Struct, array_like=True, frozen=True):
     """How far a node's index of a collection is: how many points wait for the search graph.
 
     `fresh`: every replica on the node has applied what its leader is known to have committed.
+    `indexed`: for each payload index and shard, how many points are in it.
     """
 
     waiting: int
     fresh: bool
+    indexed: dict[str, dict[int, int]] = {}
 
 
 class DescribeIndex(msgspec.Struct, array_like=True, frozen=True):

@@ -31,6 +31,7 @@ from cluster.cluster_status import ClusterStatus
 from cluster.collection_status import CollectionInfo, CollectionStatus
 from cluster.config import Config
 from cluster.disk_guard import DiskGuard
+from cluster.field_indexes import FieldIndexes
 from cluster.graph_catalog import GraphCatalog
 from cluster.graph_local import LocalGraphs
 from cluster.graph_router import GraphRouter
@@ -69,6 +70,7 @@ from cluster.write_path import WritePath
 from storage.filters import Filter
 from storage.ids import PointId
 from storage.index_set import IndexSet
+from storage.payload_index.fields import FieldIndex
 
 Selector = Sequence[PointId] | Filter
 
@@ -121,6 +123,7 @@ class Router:
             self._routing, self.indexes, lanes, self._local, scatter, self._reads
         )
         self._catalog = Catalog(self._routing, self._leaders, self.request_ids)
+        self._field_indexes = FieldIndexes(self._routing, self._catalog, self.indexes)
         self._collection_status = CollectionStatus(self._routing, self.indexes, self._reads)
         self._cluster_status = ClusterStatus(self._routing)
         self.graphs = self._new_graphs(scatter)
@@ -164,7 +167,6 @@ class Router:
         )
 
     def _new_routing(self) -> Routing:
-        members = self.config.metadata_members()
         return Routing(
             config=self.config,
             me=self.node,
@@ -176,7 +178,7 @@ class Router:
             clock=self.clock,
             wall_ms=self.wall_ms,
             sleep=self.sleep,
-            metadata_members=self.metadata_members or members,
+            metadata_members=self.metadata_members or self.config.metadata_members(),
             view_learned=self.view_learned,
         )
 
@@ -230,6 +232,18 @@ class Router:
         """Drop a collection; False when there was none. See `catalog` for when its rows go."""
         return await self._catalog.drop(name, options)
 
+    async def put_index(self, collection: Collection, field: FieldIndex, options: Options) -> bool:
+        """Have an index on a payload field; see `FieldIndexes.put`."""
+        return await self._field_indexes.put(collection, field, options)
+
+    async def drop_index(self, collection: Collection, name: str, options: Options) -> None:
+        """Have no index on a payload field. Raises CollectionNotFound."""
+        await self._field_indexes.drop(collection, name, options)
+
+    def unindexed(self, collection: Collection, where: Filter) -> list[str]:
+        """Return the paths that a filter tests without help of an index."""
+        return self._field_indexes.unindexed(collection, where)
+
     async def collection_info(self, name: str, options: Options) -> CollectionInfo:
         """Return counts and index status over all replicas. Raises CollectionNotFound."""
         collection = await self._catalog.collection(name, options)
@@ -261,8 +275,7 @@ class Router:
 
     async def purge_dropped(self) -> int:
         """Do the janitor's round; return how many collections and graphs are gone."""
-        purged = await self._catalog.purge_dropped()
-        return purged + await self.graphs.catalog.purge_dropped()
+        return await self._catalog.purge_dropped() + await self.graphs.catalog.purge_dropped()
 
     async def upsert(
         self, collection: Collection, points: Sequence[Point], options: Options

@@ -300,7 +300,7 @@ class _ShardBatch:
         self.changes = dict(kept)
 
     def _note(self, uid: int, version: int, written: Sequence[Written]) -> None:
-        for seq, record_id, vector in written:
+        for seq, record_id, vector, payload in written:
             # Moved to the end: the order of the changes is that of their versions.
             self.changes.pop(seq, None)
-            self.changes[seq] = Change(uid, seq, version, record_id, vector)
+            self.changes[seq] = Change(uid, seq, version, record_id, vector, payload)

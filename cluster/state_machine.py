@@ -27,13 +27,14 @@ class Entry(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What the vector index has to learn of a row; `vector` None: the row is gone."""
+    """What the indexes have to learn of a row; `vector` None: the row is gone."""
 
     collection: int
     seq: int
     version: int
     id: bytes
     vector: bytes | None
+    payload: bytes | None = None
 
 
 class StateMachine(Protocol):

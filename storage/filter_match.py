@@ -45,7 +45,7 @@ def matches(
 
 def elements_at(payload: Mapping[str, Any], key: Key) -> list[Any]:
     """Return the values that a payload has under a key, those of a list one by one."""
-    return list(_elements(_values(payload, key)))
+    return list(_elements(values_at(payload, key)))
 
 
 def _passes(f: Filter, point: bytes, payload: Mapping[str, Any]) -> bool:
@@ -58,7 +58,7 @@ def _passes(f: Filter, point: bytes, payload: Mapping[str, Any]) -> bool:
             return id_part(point) in condition.ids
         if isinstance(condition, HasKey):
             return key_part(point) in condition.keys
-        return _holds(condition, list(_values(payload, condition.key)))
+        return _holds(condition, list(values_at(payload, condition.key)))
 
     few = f.min_should
     return (
@@ -121,17 +121,18 @@ def _element_test(condition: _ElementTest) -> Callable[[Any], bool]:
             assert_never(condition)
 
 
-def _values(value: Any, key: Key) -> Iterator[Any]:
+def values_at(value: Any, key: Key) -> Iterator[Any]:
+    """Yield the values that a key leads to from a value."""
     if not key:
         yield value
         return
     step, rest = key[0], key[1:]
     if isinstance(step, str):
         if isinstance(value, Mapping) and step in value:
-            yield from _values(value[step], rest)
+            yield from values_at(value[step], rest)
     elif isinstance(value, list):
         for each in value if step is EVERY else value[step : step + 1]:
-            yield from _values(each, rest)
+            yield from values_at(each, rest)
 
 
 def _elements(values: Iterable[Any]) -> Iterator[Any]:

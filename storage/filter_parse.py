@@ -147,7 +147,7 @@ def _bare(fields: _Fields, path: str) -> Condition:
     if name == "has_id":
         return HasId(_list_of(raw, path, _id))
     inner = _fields(raw, path, ("key",))
-    key = _key(inner.get("key"), f"{path}.key")
+    key = parse_key(inner.get("key"), f"{path}.key")
     return IsEmpty(key) if name == "is_empty" else IsNull(key)
 
 
@@ -159,7 +159,7 @@ def _field_condition(fields: _Fields, path: str) -> Condition:
     if len(tests) != 1:
         place = f"{path}.{tests[1]}" if tests else path
         raise FilterError(place, f"a condition on a key takes one of {', '.join(_TESTS)}")
-    key = _key(fields["key"], f"{path}.key")
+    key = parse_key(fields["key"], f"{path}.key")
     name, path = tests[0], f"{path}.{tests[0]}"
     if name == "match":
         return _match(key, fields[name], path)
@@ -203,13 +203,12 @@ def _bounds(limits: _Fields, path: str, read: Callable[[Any, str], int | float])
     return Bounds(**{name: read(limit, f"{path}.{name}") for name, limit in limits.items()})
 
 
-def parse_key(text: str, path: str) -> Key:
-    """Return the steps of a key; raises FilterError naming `path`."""
-    return _key(text, path)
+def parse_key(raw: object, path: str) -> Key:
+    """Read a key like `a.b[].c`, `a[0]`, or `"a.b".c` with a quoted name.
 
-
-def _key(raw: object, path: str) -> Key:
-    """Read a key like `a.b[].c`, `a[0]`, or `"a.b".c` with a quoted name."""
+    Raises:
+        FilterError: not such a key, or too long; `path` is the place.
+    """
     text = _text("" if raw is None else raw, path)
     steps: list[str | int | None] = []
     at = 0
@@ -227,6 +226,18 @@ def _key(raw: object, path: str) -> Key:
     if not steps:
         raise FilterError(path, "a key is missing")
     return tuple(steps)
+
+
+def written_key(key: Key) -> str:
+    """Return a key as `parse_key` reads it."""
+    text = ""
+    for step in key:
+        if isinstance(step, str):
+            plain = step and not any(letter in '.[]"' for letter in step)
+            text += ("." if text else "") + (step if plain else f'"{step}"')
+        else:
+            text += "[]" if step is EVERY else f"[{step}]"
+    return text
 
 
 def _step(found: re.Match[str]) -> str | int | None:

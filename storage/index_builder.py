@@ -24,6 +24,7 @@ from storage.fresh_tail import FreshTail
 from storage.hnsw import Hnsw
 from storage.index_state import IndexState
 from storage.metric import Matrix
+from storage.payload_index.column import Column
 from storage.seq_slots import Numbers
 from storage.slots import SlotTable
 
@@ -184,6 +185,7 @@ class _Rebuild:
         self._copies = Copies()
         self._old_stand_ins, self._stand_ins = old, _first_of_each(old)
         self._done = 0
+        self._payloads: dict[Column, Column] = {}
 
     @property
     def complete(self) -> bool:
@@ -201,6 +203,7 @@ class _Rebuild:
         self._done += len(part)
         if self.complete:
             self._table.adopt(self._state.table.records[self._slots], self._alive)
+            self._payloads = self._state.payloads.renumbered(self._slots)
         return max(1, len(part))
 
     def _add(self, graph: Hnsw, first: int, last: int, threads: int) -> None:
@@ -232,6 +235,7 @@ class _Rebuild:
                 self._copies.bury(died)
                 state.graph, state.built = self._graph, len(self._slots)
                 state.copies = self._copies
+            state.payloads.exchange(self._payloads, since, len(self._slots))
             state.table = table
             state.unreached = 0
 

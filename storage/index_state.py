@@ -9,8 +9,8 @@ Locks, always taken in this order:
 - `building` (one thread): building, rebuilding and saving, one at a time;
 - `lock`: readers search the graph, the writer adds to it or replaces it. `built` and the tail's
   front move under the writer, so that a reader's graph and tail fit together without gap;
-- `mutex`: table, tail, copies and counters; held for microseconds. What a search finds in the
-  graph is judged under it at one instant, together with the tail of that instant.
+- `mutex`: table, columns, tail, copies and counters; held for microseconds. What a search finds
+  in the graph is judged under it at one instant, together with the tail of that instant.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from storage.digest_slots import Entries
 from storage.fresh_tail import FreshTail
 from storage.hnsw import Hnsw
 from storage.metric import Metric
+from storage.payload_index.columns import PayloadColumns
 from storage.rwlock import ReadWriteLock
 from storage.seq_slots import NOWHERE, Numbers
 from storage.slots import Flags, Records, SlotTable
@@ -61,6 +62,8 @@ class IndexState:
         self.mutex = threading.Lock()
         self.graph = self.new_graph()
         self.table = SlotTable()
+        self.payloads = PayloadColumns()
+        """What filters ask of the slots' payloads; it grows with the table."""
         self.tail = FreshTail(shape.dimension)
         self.built = 0
         self.copies = Copies()
@@ -106,6 +109,7 @@ class IndexState:
         """
         with self.building, self.mutex:
             assert not self.table.used, "only an empty index adopts an image"
+            assert not self.payloads.columns, "fields come when the rows are there"
             table = SlotTable()
             table.adopt(image.records, image.alive)
             copies = Copies()
@@ -117,6 +121,7 @@ class IndexState:
     def validate(self) -> None:
         """Assert the invariants of this module; slow, for tests that stand still."""
         self.table.validate()
+        self.payloads.validate(self.table.used)
         assert self.table.used == self.built + len(self.tail), "tail rows follow the built ones"
         self.copies.validate(self.table.alive, self.built)
         if self.graph is not None and self.graph.count:

@@ -95,7 +95,7 @@ class Metric:
     def keys(self, rows: Matrix, query: Keys, out: Keys) -> None:
         """Write the key of each of rows[n, dimension] to out[n]."""
         if self.space == "ip":
-            np.dot(rows, query, out=out)
+            np.matmul(rows, query, out=out)  # np.dot would copy rows that are not contiguous
             np.negative(out, out=out)
             return
         difference = np.subtract(rows, query)

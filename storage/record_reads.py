@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
+import orjson
 
 from storage.records import is_dropped, select_in
 from storage.state_file import StateFile
@@ -34,6 +35,9 @@ FROM records CROSS JOIN vectors ON vectors.seq = records.seq
 WHERE collection = ? AND (version, records.seq) > (?, ?)
 ORDER BY version, records.seq LIMIT ?
 """
+_AMONG: Final = " AND records.seq IN (SELECT value FROM json_each(?))"
+"""Row numbers as one parameter. With it goes a `+` before `collection`, which keeps SQLite from
+walking the collection's index: it is to go to each row."""
 
 
 class Condition(Protocol):
@@ -104,11 +108,16 @@ class RecordReads:
         inclusive_from: bytes | None = None,
         limit: int,
         where: Condition | None = None,
+        among: Integers | None = None,
         with_vector: bool = False,
         with_payload: bool = False,
     ) -> list[Row]:
-        """Return up to `limit` records in the order of their ids, from a lower bound on."""
-        query, parameters = _filtered(_select(with_vector, with_payload), collection, where)
+        """Return up to `limit` records in the order of their ids, from a lower bound on.
+
+        `among`: the only seqs that count.
+        """
+        select = _select(with_vector, with_payload)
+        query, parameters = _filtered(select, collection, where, among)
         for comparison, bound in ((">", after), (">=", inclusive_from)):
             if bound is not None:
                 query += f" AND id {comparison} ?"
@@ -116,16 +125,28 @@ class RecordReads:
         rows = self._query(f"{query} ORDER BY id LIMIT ?", [*parameters, limit])
         return [Row(*row) for row in rows]
 
-    def count(self, collection: int, where: Condition | None = None) -> int:
-        """Return how many records there are, or match."""
+    def count(
+        self, collection: int, where: Condition | None = None, *, among: Integers | None = None
+    ) -> int:
+        """Return how many records there are, or match; `among`: the only seqs that count."""
         query = "SELECT count(*) FROM records WHERE collection = ?"
-        ((count,),) = self._query(*_filtered(query, collection, where))
+        ((count,),) = self._query(*_filtered(query, collection, where, among))
         return int(count)
 
-    def matching(self, collection: int, where: Condition, limit: int | None = None) -> Integers:
-        """Return the seqs of matching records, int64[n], at most `limit`."""
+    def matching(
+        self,
+        collection: int,
+        where: Condition,
+        limit: int | None = None,
+        *,
+        among: Integers | None = None,
+    ) -> Integers:
+        """Return the seqs of matching records, int64[n], at most `limit`.
+
+        `among`: the only seqs that count.
+        """
         query = "SELECT seq FROM records WHERE collection = ?"
-        rows = self._limited(*_filtered(query, collection, where), limit)
+        rows = self._limited(*_filtered(query, collection, where, among), limit)
         return np.fromiter((seq for (seq,) in rows), np.int64, len(rows))
 
     def matching_ids(
@@ -185,7 +206,13 @@ def _select(with_vector: bool, with_payload: bool) -> str:  # noqa: FBT001
     return f"SELECT {columns} FROM records {join} WHERE collection = ?"  # noqa: S608
 
 
-def _filtered(query: str, collection: int, where: Condition | None) -> tuple[str, list[Any]]:
+def _filtered(
+    query: str, collection: int, where: Condition | None, among: Integers | None = None
+) -> tuple[str, list[Any]]:
+    parameters: list[Any] = [collection]
+    if among is not None:
+        query = query.replace("collection = ?", "+collection = ?") + _AMONG
+        parameters.append(orjson.dumps(among.tolist()).decode())
     if where is None:
-        return query, [collection]
-    return f"{query} AND ({where.where})", [collection, *where.parameters]
+        return query, parameters
+    return f"{query} AND ({where.where})", [*parameters, *where.parameters]

@@ -89,6 +89,7 @@ class Written(NamedTuple):
     seq: int
     id: bytes
     vector: bytes | None
+    payload: bytes | None = None
 
 
 class _Stored(NamedTuple):
@@ -142,7 +143,7 @@ class RecordWriter:
         self._connection.executemany(
             "REPLACE INTO vectors VALUES (?, ?)", [(row[0], row[4]) for row in rows]
         )
-        return [Written(row[0], row[1], row[4]) for row in rows]
+        return _written(rows)
 
     def set_payload(
         self,
@@ -167,7 +168,7 @@ class RecordWriter:
             rows.append((seq, record_id, created_ms, changed, vector))
         self.hash.remove(digests)
         self._put(collection, stamp, rows)
-        return [Written(row[0], row[1], row[4]) for row in rows]
+        return _written(rows)
 
     def delete(self, collection: int, stamp: Stamp, ids: Sequence[bytes]) -> list[Written]:
         """Delete those ids that exist, and leave a tombstone for each."""
@@ -243,6 +244,10 @@ class RecordWriter:
                 for (seq, each, created_ms, payload, _), digest in zip(rows, digests, strict=True)
             ],
         )
+
+
+def _written(rows: Sequence[_Row]) -> list[Written]:
+    return [Written(seq, each, vector, payload) for seq, each, _, payload, vector in rows]
 
 
 def is_dropped(connection: sqlite3.Connection, collection: int) -> bool:

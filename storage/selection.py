@@ -1,5 +1,7 @@
 """Which rows a search may return: all, those of some shards, or those that passed a filter.
 
+Where payload indexes answer the filter, `storage.payload_index.selection` stands in its place.
+
 A selection is what the caller asked; `at(table)` turns it, under the index's mutex, into what it
 means at that instant: how many live rows it admits, which slots they are, and a test for slots that
 were found. Everything that a search answers with is decided at one such instant.
@@ -20,14 +22,30 @@ class Admitted(Protocol):
     """What a selection admits at one instant."""
 
     count: int
-    """Live rows admitted."""
+    """Live rows admitted, or more: what is found is complete at the latest when all is compared."""
 
     def flags(self, slots: Numbers) -> Flags:
         """Return which of slots[n] are alive and admitted."""
         ...
 
     def slots(self) -> Numbers:
-        """Return all admitted slots, ascending."""
+        """Return all admitted slots, each once."""
+        ...
+
+
+class Restriction(Protocol):
+    """What a search may return, before it means anything at an instant."""
+
+    def covers(self, table: SlotTable) -> bool:
+        """Return whether every live row is admitted, as far as shards can tell."""
+        ...
+
+    def expected(self, table: SlotTable) -> float:
+        """Estimate how many rows are admitted. Needs the index's mutex."""
+        ...
+
+    def at(self, table: SlotTable) -> Admitted:
+        """Resolve the restriction against the table as it is now. Needs the index's mutex."""
         ...
 
 

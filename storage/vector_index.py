@@ -8,8 +8,9 @@ and filled again at any time. All methods are safe to call from any thread; `ups
 `drop_shard` of one shard come from one thread at a time, in the order of the shard's log.
 
 The parts: `metric` compares, `hnsw` is the graph, `fresh_tail` holds what is not in it yet, `slots`
-says which row a slot is and whether it lives, `index_search` searches, `index_builder` builds, and
-`index_state` holds them together with the locks.
+says which row a slot is and whether it lives, `payload_index` which rows pass a filter,
+`index_search` searches, `index_builder` builds, and `index_state` holds them together with the
+locks.
 """
 
 from __future__ import annotations
@@ -26,17 +27,23 @@ from storage.index_builder import Builder, Clock, needs_rebuild
 from storage.index_search import DEFAULT_EF, EVERYTHING, Ask, search, search_many
 from storage.index_state import Image, IndexState, Shape
 from storage.metric import Keys, Matrix
-from storage.selection import Selection
+from storage.payload_index.columns import only
+from storage.payload_index.index import PayloadIndex
+from storage.payload_index.selection import NotIndexed
+from storage.selection import Restriction, Selection
 from storage.seq_slots import Numbers
 from storage.slots import IndexHit, make_batch
 
-__all__ = ["DEFAULT_EF", "IndexHit", "IndexStats", "Row", "VectorIndex"]
+__all__ = ["DEFAULT_EF", "IndexHit", "IndexStats", "NotIndexed", "Row", "VectorIndex"]
 
 Row = tuple[int, int, bytes, bytes]
 """(seq, version, canonical id, little-endian float32 vector)"""
 
-_Change = tuple[int, Sequence[Row], Sequence[int]]
-"""(shard, rows to add, sequence numbers to remove)."""
+Payloads = Sequence[bytes | None]
+"""Of rows: the JSON of each; empty, or None for a row: it is read from the store."""
+
+_Change = tuple[int, Sequence[Row], Sequence[int], Payloads]
+"""(shard, rows to add, sequence numbers to remove, payloads of the rows)."""
 
 _DEFERRED_MAX: Final = 4096
 """Rows that may wait; what exceeds them is work for the writer."""
@@ -81,6 +88,8 @@ class VectorIndex:
         self._state = IndexState(Shape(dimension, distance, m, ef_construct, seed))
         self._builder = Builder(self._state, clock=clock, threads=build_threads)
         self._on_change = on_change
+        self.payloads = PayloadIndex(self._state, self._take_deferred, self._changed)
+        """What filters ask of the rows' payloads."""
         self._settling = threading.Lock()
         self._deferred: deque[_Change] = deque()
         self._deferred_in = self._deferred_out = 0
@@ -104,29 +113,40 @@ class VectorIndex:
         self._upsert(shard, rows)
         self._changed()
 
-    def _upsert(self, shard: int, rows: Sequence[Row]) -> None:
+    def _upsert(self, shard: int, rows: Sequence[Row], payloads: Payloads = ()) -> None:
         if not rows:
             return
-        batch, positions = make_batch(shard, rows)
-        matrix = self._state.metric.rows([rows[position][3] for position in positions.tolist()])
         state = self._state
+        batch, positions = make_batch(shard, rows)
+        matrix = state.metric.rows([rows[position][3] for position in positions.tolist()])
+        kept = [payloads[position] for position in positions.tolist()] if payloads else []
+        extracts = state.payloads.read(kept)
         with state.mutex:
             newer = state.table.newer(batch)
             if not newer.any():
                 return
             if not newer.all():
                 batch, matrix = batch.where(newer), matrix[newer]
+                extracts = only(extracts, newer)
             state.bury(state.table.append(batch))
+            state.payloads.append(len(matrix), extracts)
             state.tail.append(matrix)
             state.changes += len(matrix)
 
-    def defer(self, shard: int, rows: Sequence[Row], gone: Sequence[int] = ()) -> None:
+    def defer(
+        self,
+        shard: int,
+        rows: Sequence[Row],
+        gone: Sequence[int] = (),
+        payloads: Payloads = (),
+    ) -> None:
         """Add or replace rows that are known to be valid, then remove those of `gone`.
 
         The next search finds it so. Small changes do not wait for the builder or for anybody else;
-        a sequence number that is gone never comes back.
+        a sequence number that is gone never comes back. `payloads` spares reading them later.
         """
-        self._deferred.append((shard, rows, gone))
+        assert not payloads or len(payloads) == len(rows), "a payload for each row"
+        self._deferred.append((shard, rows, gone, payloads))
         self._deferred_in += len(rows)
         if self._deferred_in - self._deferred_out > _DEFERRED_MAX:
             self._take_deferred()
@@ -144,16 +164,18 @@ class VectorIndex:
             except BaseException:
                 self._deferred.extendleft(reversed(taken))  # taking rows in again changes nothing
                 raise
-            self._deferred_out += sum(len(rows) for _, rows, _ in taken)
+            self._deferred_out += sum(len(rows) for _, rows, _, _ in taken)
 
     def _take_in(self, changes: Sequence[_Change]) -> None:
         fresh: dict[int, list[Row]] = {}
+        known: dict[int, list[bytes | None]] = {}
         gone: dict[int, list[int]] = {}
-        for shard, rows, removed in changes:
+        for shard, rows, removed, payloads in changes:
             fresh.setdefault(shard, []).extend(rows)
+            known.setdefault(shard, []).extend(payloads or [None] * len(rows))
             gone.setdefault(shard, []).extend(removed)
         for shard, rows in fresh.items():
-            self._upsert(shard, rows)
+            self._upsert(shard, rows, known[shard])
             self._remove(shard, gone[shard])
 
     def remove(self, shard: int, seqs: Sequence[int] | Numbers) -> None:
@@ -195,11 +217,26 @@ class VectorIndex:
             ValueError: a wrong dimension, a non-finite element, under Cosine a zero norm, or a
                 limit or ef below 1.
         """
+        return self.search_within(vector, limit, Selection(shards, allowed), ef=ef, exact=exact)
+
+    def search_within(
+        self,
+        vector: Keys,
+        limit: int,
+        rows: Restriction,
+        *,
+        ef: int | None = None,
+        exact: bool = False,
+    ) -> list[IndexHit]:
+        """Return the nearest of some rows, as `search` does.
+
+        Raises:
+            NotIndexed: the rows are those that pass a filter, and no payload indexes answer it.
+        """
         _check(limit, ef)
         query = self._state.metric.query(vector)
         self._take_deferred()
-        selection = Selection(shards, allowed)
-        return search(self._state, query, Ask(limit, selection, ef, exact))
+        return search(self._state, query, Ask(limit, rows, ef, exact))
 
     def search_many(
         self, vectors: Matrix, limit: int, *, ef: int | None = None, exact: bool = False
@@ -214,13 +251,17 @@ class VectorIndex:
     def build(self, limit: int) -> int:
         """Move up to `limit` rows from the tail into the graph, or continue a rebuild.
 
-        Returns how many rows were moved; 0: there is nothing to do.
+        Payload indexes go on, too. Returns how many rows were moved or read; 0: there is nothing
+        to do.
 
         Raises:
             MemoryError: the graph could not grow; the rows stay searchable in the tail.
+            RuntimeError: payloads cannot be read now.
         """
         self._take_deferred()
-        return self._builder.build(limit)
+        filled = self.payloads.fill()
+        self.payloads.merge()
+        return filled + self._builder.build(limit)
 
     @property
     def size(self) -> int:
@@ -239,6 +280,11 @@ class VectorIndex:
         return 0 if self._state.graph is None else len(self._state.tail)
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether a search would wait for nobody: nothing is deferred, nothing is built."""
+        return not (self._deferred or self._tail_size or self._builder.rebuilding)
+
+    @property
     def garbage(self) -> float:
         """Part of the graph's rows that are dead, 0..1."""
         return self._state.graph_dead / max(1, self._state.graph_count)
@@ -246,7 +292,8 @@ class VectorIndex:
     @property
     def has_work(self) -> bool:
         """Whether `build` would do something."""
-        return self.tail_size > 0 or needs_rebuild(self._state) or self._builder.rebuilding
+        building = self.tail_size > 0 or needs_rebuild(self._state) or self._builder.rebuilding
+        return building or self.payloads.has_work
 
     @property
     def changes(self) -> int:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from storage.ids import PointId, ShardKey
+from storage.payload_index.fields import FieldType
 
 
 class Shape(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -109,6 +110,13 @@ class ConfigShape(Shape):
     quantization_config: None
 
 
+class FieldIndexShape(Shape):
+    """An index on a payload field; `points` have a value of its type."""
+
+    data_type: FieldType
+    points: int
+
+
 class CollectionShape(Shape):
     """A collection; `embedding_space` names the model its vectors come from, if it is known."""
 
@@ -118,7 +126,7 @@ class CollectionShape(Shape):
     points_count: int
     segments_count: int
     config: ConfigShape
-    payload_schema: dict[str, Any]
+    payload_schema: dict[str, FieldIndexShape]
     embedding_space: str | None
 
 

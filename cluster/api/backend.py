@@ -21,7 +21,9 @@ from cluster.model import (
     Session,
     WriteAck,
 )
+from storage.filters import Filter
 from storage.ids import PointId
+from storage.payload_index.fields import FieldIndex
 
 if TYPE_CHECKING:
     from cluster.api.body import BodyBudget
@@ -58,6 +60,10 @@ class CollectionInfo(Protocol):
     @property
     def replication(self) -> int:
         """Replicas of each shard."""
+
+    @property
+    def field_counts(self) -> Mapping[str, int]:
+        """For each payload index, the points that have a value in it."""
 
 
 class PatternBackend(Protocol):
@@ -122,6 +128,15 @@ class Backend(PatternBackend, Protocol):
 
     async def catch_up(self, options: Options) -> None:
         """Make what this node knows of collections as new as the options demand."""
+
+    async def put_index(self, collection: Collection, field: FieldIndex, options: Options) -> bool:
+        """Index a payload field; return whether the index is filled here."""
+
+    async def drop_index(self, collection: Collection, name: str, options: Options) -> None:
+        """Remove the index on a payload field."""
+
+    def unindexed(self, collection: Collection, where: Filter) -> list[str]:
+        """Return the paths that a filter tests without help of an index."""
 
     async def collection_info(self, name: str, options: Options) -> CollectionInfo:
         """Return counts and index status; raises CollectionNotFound."""

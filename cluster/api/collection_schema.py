@@ -137,13 +137,13 @@ class DeleteShardKey(RequestBody):
 
 
 Tokenizer = Literal["prefix", "whitespace", "word", "multilingual", "code"]
-FieldType = Literal["keyword", "integer", "float", "geo", "text", "bool", "datetime", "uuid"]
+FieldTypeIn = Literal["keyword", "integer", "float", "geo", "text", "bool", "datetime", "uuid"]
 
 
 class FieldSchema(RequestBody):
     """Parameters of a payload index; all but `type` are tuning and accepted."""
 
-    type: FieldType
+    type: FieldTypeIn
     is_tenant: bool | UnsetType | None = UNSET
     is_principal: bool | UnsetType | None = UNSET
     on_disk: bool | UnsetType | None = UNSET
@@ -168,4 +168,4 @@ class CreateFieldIndex(RequestBody):
     """Body of `PUT /collections/{name}/index`."""
 
     field_name: Name
-    field_schema: FieldType | FieldSchema | UnsetType | None = UNSET
+    field_schema: FieldTypeIn | FieldSchema | UnsetType | None = UNSET

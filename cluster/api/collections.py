@@ -1,7 +1,7 @@
 """Collections: create, describe, list, drop; and payload indexes.
 
-Creating a name that exists is a conflict even with equal parameters, as in Qdrant. Payload
-indexes are acknowledged and need no building: every field can be filtered.
+Creating a name that exists is a conflict even with equal parameters, as in Qdrant. Every payload
+field can be filtered; an index on one makes that fast.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from cluster.api.collection_schema import (
     CreateCollection,
     CreateFieldIndex,
     FieldSchema,
+    FieldTypeIn,
     HnswConfig,
     VectorParams,
 )
@@ -23,12 +24,15 @@ from cluster.api.schema import given
 from cluster.api.strict_json import convert, refuse_lacking
 from cluster.errors import BadRequest, CollectionNotFound, UnsupportedFeature
 from cluster.model import Collection
+from storage.filters import FilterError
+from storage.payload_index.fields import FieldIndex, FieldType
 
 DEFAULT_SPACE: Final = "default"
 M_DEFAULT: Final = 16
 M_MIN: Final = 2
 EF_CONSTRUCT_DEFAULT: Final = 200
 FIELD_NAME_MAX: Final = 255
+KIND_DEFAULT: Final[FieldType] = "keyword"
 
 
 async def list_collections(call: Call) -> Answer:
@@ -84,21 +88,37 @@ async def describe_collection(call: Call) -> Answer:
 
 
 async def create_index(call: Call, body: CreateFieldIndex) -> Answer:
-    """Acknowledge a payload index."""
+    """Index a payload field; `acknowledged` when this node has not read all its points in time."""
     schema = body.field_schema
-    kind = schema.type if isinstance(schema, FieldSchema) else schema
+    kind: FieldTypeIn
+    kind = schema.type if isinstance(schema, FieldSchema) else given(schema, KIND_DEFAULT)
     if kind == "geo":
         raise UnsupportedFeature("geo filters are not supported", field="field_schema")
-    await call.collection()
-    return Answer({"operation_id": None, "status": "completed"}, session=call.options.session)
+    field = FieldIndex(body.field_name, kind)
+    try:
+        field.path()
+    except FilterError as error:
+        raise BadRequest(error.message, field="field_name") from None
+    collection = await call.collection()
+    options = call.write_options(str(collection.uid))
+    filled = await call.api.router.put_index(collection, field, options)
+    return _index_changed(call, "completed" if filled else "acknowledged")
 
 
 async def delete_index(call: Call) -> Answer:
-    """Acknowledge the removal of a payload index."""
-    if len(call.path["field_name"]) > FIELD_NAME_MAX:
+    """Remove the index on a payload field."""
+    name = call.path["field_name"]
+    if len(name) > FIELD_NAME_MAX:
         raise BadRequest("a field name has at most 255 characters", field="field_name")
-    await call.collection()
-    return Answer({"operation_id": None, "status": "completed"}, session=call.options.session)
+    collection = await call.collection()
+    options = call.write_options(f"{collection.uid}/{name}")
+    await call.api.router.drop_index(collection, name, options)
+    return _index_changed(call, "completed")
+
+
+def _index_changed(call: Call, status: str) -> Answer:
+    session = call.api.router.session(call.options.session)
+    return Answer({"operation_id": None, "status": status}, session=session)
 
 
 def read_vector_params(body: CreateCollection, dimension_max: int) -> VectorParams:
@@ -174,7 +194,10 @@ def _description(collection: Collection, info: CollectionInfo) -> dict[str, Any]
             },
             **_COMPATIBILITY,
         },
-        "payload_schema": {},
+        "payload_schema": {
+            field.name: {"data_type": field.type, "points": info.field_counts.get(field.name, 0)}
+            for field in collection.payload_indexes
+        },
         "embedding_space": collection.embedding_space,
     }
 
@@ -230,7 +253,7 @@ ROUTES: Final = (
         "PUT",
         f"{_COLLECTION}/index",
         create_index,
-        "Acknowledge a payload index",
+        "Index a payload field",
         body=CreateFieldIndex,
         answer=answers.UpdateShape,
         writes=True,
@@ -240,7 +263,7 @@ ROUTES: Final = (
         "DELETE",
         f"{_COLLECTION}/index/{{field_name}}",
         delete_index,
-        "Acknowledge the removal of a payload index",
+        "Remove the index on a payload field",
         answer=answers.UpdateShape,
         writes=True,
         errors=(404,),

@@ -21,7 +21,7 @@ from cluster.api.points import render_record
 from cluster.api.query import Query, read_query, read_search
 from cluster.api.route import Call, Route
 from cluster.api.schema import given
-from cluster.api.search import coverage, find, render_hits
+from cluster.api.search import beside_results, find, render_hits
 from cluster.config import Config
 from cluster.errors import BadRequest, CollectionNotFound, UnsupportedFeature
 from cluster.grouping import Grouping, GroupValue
@@ -61,7 +61,8 @@ async def _grouped(call: Call, body: SearchGroups | QueryGroups, wanted: Query) 
         records = await _looked_up(call, body, list(grouping.groups))
         for group in shown:
             group["lookup"] = records.get(group["id"])
-    return Answer({"groups": shown}, beside=coverage(call, search.answers))
+    beside = beside_results(call, collection, [wanted], search.answers)
+    return Answer({"groups": shown}, beside=beside)
 
 
 class _GroupSearch:
@@ -168,6 +169,7 @@ ROUTES: Final = (
         body=SearchGroups,
         answer=answers.GroupsShape,
         searches=True,
+        filters=True,
         errors=(404,),
     ),
     Route(
@@ -178,6 +180,7 @@ ROUTES: Final = (
         body=QueryGroups,
         answer=answers.GroupsShape,
         searches=True,
+        filters=True,
         errors=(404,),
     ),
 )

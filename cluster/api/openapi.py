@@ -30,6 +30,7 @@ from cluster.api.parameters import (
 )
 from cluster.api.route import Call, Route
 from cluster.api.schema import ID_SCHEMA, KEY_SCHEMA, RequestBody
+from cluster.api.usage import SCHEMA as USAGE_SCHEMA
 from graph.algorithms import ALGORITHMS
 
 _REFERENCE: Final = "#/components/schemas/{name}"
@@ -208,6 +209,8 @@ def _success(item: Route, known: dict[str, Any]) -> dict[str, Any]:
         shards = {"type": "array", "items": {"type": "integer"}}
         properties |= {"partial": {"type": "boolean"}, "shards_ok": shards}
         properties["shards_failed"] = shards
+    if item.filters:
+        properties["usage"] = USAGE_SCHEMA
     schema = {
         "type": "object",
         "properties": properties,

@@ -37,6 +37,7 @@ from cluster.api.route import Call, Route
 from cluster.api.schema import given
 from cluster.api.selection import read_filter, read_selector
 from cluster.api.sharding import key_in_url, read_keys, scoped
+from cluster.api.usage import usage_of
 from cluster.api.vectors import check_vectors
 from cluster.config import Config
 from cluster.errors import BadRequest, NotFound, UnsupportedFeature, VersionConflict
@@ -131,7 +132,8 @@ async def scroll(call: Call, body: ScrollPoints) -> Answer:
         options=scoped(call.options, collection, read_keys(body.shard_key)),
     )
     points = [render_record(record, selection, with_vector=with_vector) for record in records]
-    return Answer({"points": points, "next_page_offset": following})
+    result = {"points": points, "next_page_offset": following}
+    return Answer(result, beside=usage_of(call, collection, where))
 
 
 async def count(call: Call, body: CountPoints) -> Answer:
@@ -139,7 +141,8 @@ async def count(call: Call, body: CountPoints) -> Answer:
     where = read_filter(body.filter)
     collection = await call.collection()
     options = scoped(call.options, collection, read_keys(body.shard_key))
-    return Answer({"count": await call.api.router.count(collection, where, options)})
+    counted = await call.api.router.count(collection, where, options)
+    return Answer({"count": counted}, beside=usage_of(call, collection, where))
 
 
 def read_points(body: UpsertPoints, collection: Collection, config: Config) -> list[Point]:
@@ -296,6 +299,7 @@ ROUTES: Final = (
         "Return a page of points in id order",
         body=ScrollPoints,
         answer=answers.ScrollShape,
+        filters=True,
         errors=(404,),
     ),
     Route(
@@ -305,6 +309,7 @@ ROUTES: Final = (
         "Count points",
         body=CountPoints,
         answer=answers.CountShape,
+        filters=True,
         errors=(404,),
     ),
     Route(

@@ -61,6 +61,8 @@ class Route:
     body_optional: bool = False
     """No body is an empty object."""
     searches: bool = False
+    filters: bool = False
+    """Takes filters, and tells in `usage` what they had no index for."""
     keyed: bool = False
     """Takes a key in the query parameter `shard_key`; other routes have it in their body."""
     plain: bool = False

@@ -18,6 +18,7 @@ from cluster.api.route import Call, Route
 from cluster.api.search_schema import QueryPoints, RecommendPoints, SearchPoints
 from cluster.api.sharding import scoped
 from cluster.api.targets import Found, Search, find_target
+from cluster.api.usage import usage_of
 from cluster.api.vectors import check_vector
 from cluster.model import Collection, Hit, Options, SearchAnswer, SearchRequest, Vector
 
@@ -25,22 +26,28 @@ from cluster.model import Collection, Hit, Options, SearchAnswer, SearchRequest,
 async def query(call: Call, body: QueryPoints) -> Answer:
     """Return the points that fit a query best."""
     wanted = read_query(body, call.api.config)
-    hits, answer = await find(call, await call.collection(), wanted)
-    return Answer({"points": render_hits(hits, wanted)}, beside=coverage(call, [answer]))
+    collection = await call.collection()
+    hits, answer = await find(call, collection, wanted)
+    beside = beside_results(call, collection, [wanted], [answer])
+    return Answer({"points": render_hits(hits, wanted)}, beside=beside)
 
 
 async def search(call: Call, body: SearchPoints) -> Answer:
     """Return the points nearest to a vector."""
     wanted = read_search(body, call.api.config)
-    hits, answer = await find(call, await call.collection(), wanted)
-    return Answer(render_hits(hits, wanted), beside=coverage(call, [answer]))
+    collection = await call.collection()
+    hits, answer = await find(call, collection, wanted)
+    beside = beside_results(call, collection, [wanted], [answer])
+    return Answer(render_hits(hits, wanted), beside=beside)
 
 
 async def recommend(call: Call, body: RecommendPoints) -> Answer:
     """Return the points that resemble some examples and not others."""
     wanted = read_recommend(body, call.api.config)
-    hits, answer = await find(call, await call.collection(), wanted)
-    return Answer(render_hits(hits, wanted), beside=coverage(call, [answer]))
+    collection = await call.collection()
+    hits, answer = await find(call, collection, wanted)
+    beside = beside_results(call, collection, [wanted], [answer])
+    return Answer(render_hits(hits, wanted), beside=beside)
 
 
 def coverage(call: Call, found: Sequence[SearchAnswer | None]) -> dict[str, Any] | None:
@@ -55,6 +62,17 @@ def coverage(call: Call, found: Sequence[SearchAnswer | None]) -> dict[str, Any]
         "shards_ok": sorted(reached - failed),
         "shards_failed": sorted(failed),
     }
+
+
+def beside_results(
+    call: Call,
+    collection: Collection,
+    wanted: Sequence[Query],
+    found: Sequence[SearchAnswer | None],
+) -> dict[str, Any] | None:
+    """Return what joins the results in the envelope, if anything does."""
+    used = usage_of(call, collection, *(item.where for item in wanted))
+    return {**used, **(coverage(call, found) or {})} or None
 
 
 async def nearest(
@@ -169,6 +187,7 @@ ROUTES: Final = (
         body=QueryPoints,
         answer=answers.QueryShape,
         searches=True,
+        filters=True,
         errors=(404,),
     ),
     Route(
@@ -179,6 +198,7 @@ ROUTES: Final = (
         body=SearchPoints,
         answer=list[answers.HitShape],
         searches=True,
+        filters=True,
         errors=(404,),
     ),
     Route(
@@ -189,6 +209,7 @@ ROUTES: Final = (
         body=RecommendPoints,
         answer=list[answers.HitShape],
         searches=True,
+        filters=True,
         errors=(404,),
     ),
 )

@@ -14,7 +14,7 @@ from cluster.api import answers
 from cluster.api.envelope import Answer
 from cluster.api.query import Query, read_query, read_search
 from cluster.api.route import Call, Route
-from cluster.api.search import coverage, find, options_of, render_hits, request_of
+from cluster.api.search import beside_results, find, options_of, render_hits, request_of
 from cluster.api.search_schema import QueryBatch, SearchBatch
 from cluster.api.targets import Found
 from cluster.api.vectors import check_vectors
@@ -29,23 +29,20 @@ ALONE_MAX: Final = 8
 
 async def query_batch(call: Call, body: QueryBatch) -> Answer:
     """Return the results of several queries, in their order."""
-    wanted, found = await _run(call, body.searches, read_query)
-    results = [
-        {"points": render_hits(hits, each)} for each, (hits, _) in zip(wanted, found, strict=True)
-    ]
-    return Answer(results, beside=coverage(call, [answer for _, answer in found]))
+    rendered, beside = await _run(call, body.searches, read_query)
+    return Answer([{"points": points} for points in rendered], beside=beside)
 
 
 async def search_batch(call: Call, body: SearchBatch) -> Answer:
     """Return the results of several searches, in their order."""
-    wanted, found = await _run(call, body.searches, read_search)
-    results = [render_hits(hits, each) for each, (hits, _) in zip(wanted, found, strict=True)]
-    return Answer(results, beside=coverage(call, [answer for _, answer in found]))
+    rendered, beside = await _run(call, body.searches, read_search)
+    return Answer(rendered, beside=beside)
 
 
 async def _run(
     call: Call, bodies: Sequence[Any], read: Callable[..., Query]
-) -> tuple[list[Query], list[Found]]:
+) -> tuple[list[list[dict[str, Any]]], dict[str, Any] | None]:
+    """Return the points of each search, and what joins them in the envelope."""
     config = call.api.config
     wanted = [read(body, config, f"searches[{at}].") for at, body in enumerate(bodies)]
     results_max = BATCH_RESULTS_FACTOR * config.limit_max
@@ -57,7 +54,9 @@ async def _run(
     plain = [at for at, item in enumerate(wanted) if _is_plain(item)]
     targets: list[Any] = [wanted[at].target for at in plain]
     vectors = check_vectors(targets, collection, lambda row: wanted[plain[row]].field)
-    return wanted, await _found(call, collection, wanted, dict(zip(plain, vectors, strict=True)))
+    found = await _found(call, collection, wanted, dict(zip(plain, vectors, strict=True)))
+    rendered = [render_hits(hits, each) for each, (hits, _) in zip(wanted, found, strict=True)]
+    return rendered, beside_results(call, collection, wanted, [answer for _, answer in found])
 
 
 def _is_plain(item: Query) -> bool:
@@ -106,6 +105,7 @@ ROUTES: Final = (
         body=QueryBatch,
         answer=list[answers.QueryShape],
         searches=True,
+        filters=True,
         errors=(404,),
     ),
     Route(
@@ -116,6 +116,7 @@ ROUTES: Final = (
         body=SearchBatch,
         answer=list[list[answers.HitShape]],
         searches=True,
+        filters=True,
         errors=(404,),
     ),
 )

@@ -125,12 +125,23 @@ def test_green_means_that_all_is_indexed(shared):
     "schema",
     ["keyword", "integer", "float", "bool", "datetime", "text", "uuid", None, {"type": "keyword"}],
 )
-def test_payload_indexes_are_acknowledged(shared, shelf, schema):
-    """Any field may be indexed and un-indexed; it filters either way."""
+def test_payload_indexes_come_and_go(shared, shelf, schema):
+    """Any field may be indexed and un-indexed; it filters either way, and says which."""
+    where = {"must": [{"key": "n", "match": {"value": 2}}]}
     body = {"field_name": "n", "field_schema": schema}
     made = send(shared.url(3), "PUT", "/collections/shelf/index?wait=true", body)
+    described = send(shared.url(3), "GET", "/collections/shelf").result["payload_schema"]
+    counted = send(shared.url(3), "POST", f"{shelf.path}/points/count", {"filter": where})
     gone = send(shared.url(3), "DELETE", "/collections/shelf/index/n?wait=true")
 
+    kind = schema["type"] if isinstance(schema, dict) else schema or "keyword"
     assert made.result["status"] == "completed"
+    assert described["n"]["data_type"] == kind
+    assert (described["n"]["points"] > 0) is (kind in {"integer", "float"})
+    assert counted.result == {"count": 1}
+    assert ("usage" in counted.body) is (kind != "integer")
     assert gone.result["status"] == "completed"
-    assert shelf.count({"must": [{"key": "n", "match": {"value": 2}}]}) == 1
+    assert send(shared.url(3), "GET", "/collections/shelf").result["payload_schema"] == {}
+    again = send(shared.url(3), "POST", f"{shelf.path}/points/count", {"filter": where})
+    assert again.result == {"count": 1}
+    assert again.body["usage"] == {"filter": {"unindexed": ["n"]}}

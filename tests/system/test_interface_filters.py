@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import Cluster
-from tests.system.exchange import SESSION, Points, make
+from tests.system.exchange import SESSION, Points, make, send
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -167,15 +167,41 @@ FILTERS: list[tuple[dict[str, Any], list[int | str]]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def zoo(shared: Cluster) -> list[dict[str, Any]]:
-    """How to read the animals through each node: its points, and headers with the session."""
-    animals = make(shared.url(1), "zoo", 2, "Dot")
+INDEXES = {
+    "kind": "keyword",
+    "legs": "integer",
+    "weight": "float",
+    "wild": "bool",
+    "tags": "keyword",
+    "seen": "datetime",
+    "home.city": "text",
+    "home.rooms": "integer",
+    "toys[].name": "keyword",
+    "toys[].count": "integer",
+    "a-b": "keyword",
+    "nothing": "uuid",
+}
+
+
+@pytest.fixture(scope="module", params=["zoo", "indexed-zoo"])
+def zoo(request: pytest.FixtureRequest, shared: Cluster) -> list[dict[str, Any]]:
+    """How to read the animals through each node: its points, and headers with the session.
+
+    The second of two collections has payload indexes, most of them made before its points.
+    """
+    name: str = request.param
+    animals = make(shared.url(1), name, 2, "Dot")
+    fields = INDEXES if name == "indexed-zoo" else {}
+    for at, (field, kind) in enumerate(fields.items()):
+        body = {"field_name": field, "field_schema": kind}
+        url = f"/collections/{name}/index?wait=true"
+        made = send(shared.url(1 + at % 3), "PUT", url, body)
+        assert made.result["status"] == "completed"
     stored = animals.put(
         *({"id": each, "vector": [1, 0], "payload": said} for each, said in ANIMALS.items())
     )
     headers = {"X-Recollect-Session": stored.headers[SESSION]}
-    return [{"points": Points(url, "zoo"), "headers": headers} for url in shared.urls]
+    return [{"points": Points(url, name), "headers": headers} for url in shared.urls]
 
 
 def names(found: list[dict[str, Any]]) -> list[int | str]:

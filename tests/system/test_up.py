@@ -135,16 +135,29 @@ def test_killed_up_takes_its_nodes_along(tmp_path):
             assert eventually(partial(has_task, cluster, node))
 
 
+def counted_by_index(cluster, node):
+    where = {"must": {"key": "task", "match": {"text": "harbour"}}}
+    path = "/collections/patterns/points/count"
+    answer = cluster.call("POST", path, {"filter": where}, node=node)
+    assert answer.result == {"count": 1}
+    return "usage" not in answer.body
+
+
 def test_all_nodes_killed_at_once(tmp_path):
-    """What was acknowledged survives kill -9 of every node."""
+    """What was acknowledged survives kill -9 of every node, and so do payload indexes."""
     with running_cluster(tmp_path) as cluster:
         store(cluster)
+        field = {"field_name": "task", "field_schema": "text"}
+        indexed = cluster.call("PUT", "/collections/patterns/index?wait=true", field, node=2)
+        assert indexed.result["status"] == "completed"
         for pid in cluster.pids:
             os.kill(pid, signal.SIGKILL)
         eventually(lambda: cluster.stderr.read_text().count("left dead") == 3)
         cluster.stop()
     with running_cluster(tmp_path) as cluster:
         assert stored_task(cluster) == [TASK["task"]]
+        for node in (1, 2, 3):
+            assert eventually(partial(counted_by_index, cluster, node))
 
 
 def test_second_up_on_a_folder_is_refused(tmp_path):

@@ -39,8 +39,10 @@ from cluster.model import (
     Session,
     WriteAck,
 )
+from storage.filter_parse import written_key
 from storage.filters import matches
 from storage.ids import PointId, ShardKey, encode_id, key_bytes
+from storage.payload_index.conditions import unindexed
 
 NOW_MS = 1_760_000_000_123
 MSGPACK = "application/msgpack"
@@ -58,6 +60,7 @@ class Info:
     status: str = "green"
     shards: int = 3
     replication: int = 1
+    field_counts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -119,6 +122,25 @@ class MemoryRouter:
         self.known[name] = made
         self.points[made.uid] = {}
         return made
+
+    async def put_index(self, collection: Collection, field, options: Options) -> bool:
+        self._note(options)
+        known = [each for each in collection.payload_indexes if each.name != field.name]
+        self._define(collection, (*known, field))
+        return True
+
+    async def drop_index(self, collection: Collection, name: str, options: Options) -> None:
+        self._note(options)
+        left = [each for each in collection.payload_indexes if each.name != name]
+        self._define(collection, tuple(left))
+
+    def _define(self, collection: Collection, fields) -> None:
+        made = msgspec.structs.replace(collection, payload_indexes=fields)
+        self.known[collection.name] = made
+
+    def unindexed(self, collection: Collection, where) -> list[str]:
+        kinds = {field.path(): [field.type] for field in collection.payload_indexes}
+        return [written_key(path) for path in unindexed(where, kinds)]
 
     async def drop_collection(self, name: str, options: Options) -> bool:
         self._note(options)

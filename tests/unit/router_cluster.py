@@ -13,7 +13,7 @@ that was applied, refuse commands, kill, cut off or hang a node, hold back a rep
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -297,6 +297,24 @@ class Node:
             )
             for shard, replica in self.shards.items() if known is None else ():
                 self.index(shard, each.uid, replica.machine)
+            self.fill(each)
+
+    def fill(self, collection: Collection) -> None:
+        """Have the payload indexes of a collection, and read what they lack."""
+
+        def fetch(shard: int, seqs: Sequence[int]) -> Iterator[tuple[int, int, bytes]]:
+            machine = self.shards[shard].machine
+            for row in machine.rows_by_seq(
+                collection.uid, seqs, with_vector=False, with_payload=True
+            ):
+                yield row.seq, row.version, row.payload
+
+        index = self.indexes.get(collection.uid)
+        assert index is not None
+        if index.payloads.fields != collection.payload_indexes:
+            index.payloads.set_fields(collection.payload_indexes, fetch)
+        while index.payloads.fill():
+            pass
 
     def index(self, shard: int, uid: int, machine: ShardMachine) -> None:
         index = self.indexes.get(uid)
@@ -312,7 +330,8 @@ class Node:
                 if change.vector is None:
                     index.remove(shard, [change.seq])
                 else:
-                    index.upsert(shard, [(change.seq, change.version, change.id, change.vector)])
+                    row = (change.seq, change.version, change.id, change.vector)
+                    index.defer(shard, [row], (), [change.payload])
 
         return applied
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.unit.api_router import SPACE, served, with_collection
@@ -223,15 +225,43 @@ async def test_unknown_collections_are_404():
         {"type": "text", "tokenizer": "word", "min_token_len": 2, "lowercase": True},
     ],
 )
-async def test_payload_indexes_are_acknowledged(schema):
-    """An index of any served type is accepted and needs no building."""
+async def test_payload_indexes_come_and_go(schema):
+    """An index of any served type is in the collection's description until it is removed."""
     async with served() as client:
         await with_collection(client)
         body = {"field_name": "a.b", "field_schema": schema}
         made = await client("PUT", "/collections/c/index?wait=true", body)
+        described = (await client("GET", "/collections/c")).result["payload_schema"]
         removed = await client("DELETE", "/collections/c/index/a.b?wait=true")
 
+        kind = schema["type"] if isinstance(schema, dict) else schema or "keyword"
+        assert described == {"a.b": {"data_type": kind, "points": 0}}
         assert made.result["status"] == removed.result["status"] == "completed"
+        assert (await client("GET", "/collections/c")).result["payload_schema"] == {}
+
+
+async def test_an_answer_tells_what_had_no_index():
+    """Searches, counts and pages name the fields that were filtered without one; once each."""
+    where = {"must": [{"key": key, "match": {"value": 1}} for key in ("a", "b.c[]", "b.c[]")]}
+    asked: list[tuple[str, Any]] = [
+        ("/count", {"filter": where}),
+        ("/scroll", {"filter": where}),
+        ("/query", {"query": [1.0, 0.0, 0.0], "filter": where}),
+        ("/search", {"vector": [1.0, 0.0, 0.0], "limit": 1, "filter": where}),
+        ("/query/batch", {"searches": [{"query": [1.0, 0.0, 0.0], "filter": where}, {}]}),
+        ("/search/batch", {"searches": [{"vector": [1.0, 0.0, 0.0], "limit": 1, "filter": where}]}),
+    ]
+    async with served() as client:
+        await with_collection(client)
+        for indexed, unindexed in ((None, ["a", "b.c[]"]), ("a", ["b.c[]"]), ("b.c[]", [])):
+            if indexed is not None:
+                field = {"field_name": indexed, "field_schema": "integer"}
+                await client("PUT", "/collections/c/index", field)
+            usage = {"filter": {"unindexed": unindexed}} if unindexed else None
+            for route, body in asked:
+                reply = await client("POST", f"/collections/c/points{route}", body)
+
+                assert reply.body.get("usage") == usage
 
 
 @pytest.mark.parametrize(
@@ -239,6 +269,8 @@ async def test_payload_indexes_are_acknowledged(schema):
     [
         ({"field_schema": "keyword"}, "bad_request", "field_name"),
         ({"field_name": "", "field_schema": "keyword"}, "bad_request", "field_name"),
+        ({"field_name": "a..b", "field_schema": "keyword"}, "bad_request", "field_name"),
+        ({"field_name": "a" * 256, "field_schema": "keyword"}, "bad_request", "field_name"),
         ({"field_name": "a", "field_schema": "words"}, "bad_request", "field_schema"),
         ({"field_name": "a", "field_schema": {"type": "x"}}, "bad_request", "field_schema.type"),
         ({"field_name": "a", "field_schema": {"a": 1}}, "bad_request", "field_schema.a"),

@@ -15,6 +15,7 @@ from cluster.metadata import (
     CreateCollection,
     CreateGraph,
     DropCollection,
+    DropFieldIndex,
     DropGraph,
     Init,
     MetadataBody,
@@ -22,6 +23,7 @@ from cluster.metadata import (
     PurgeCollection,
     PurgeGraph,
     PutDocument,
+    PutFieldIndex,
     ShardsRestored,
     decode_metadata,
     decode_view,
@@ -32,6 +34,7 @@ from cluster.model import Collection, Graph
 from cluster.origin import Origin, Restored, ShardOrigin
 from cluster.state_machine import Entry, StateMachine
 from storage import requests
+from storage.payload_index.fields import FieldIndex
 from storage.requests import YOUNG_ENTRIES
 
 TTL_MS = 50
@@ -287,6 +290,12 @@ BODIES = st.one_of(
     st.builds(CreateCollection, NAMES, st.integers(1, 2), st.just("Dot")),
     st.builds(DropCollection, NAMES),
     st.builds(PurgeCollection, st.integers(1, 4)),
+    st.builds(
+        PutFieldIndex,
+        st.integers(1, 4),
+        st.builds(FieldIndex, NAMES, st.sampled_from(["bool", "text"])),
+    ),
+    st.builds(DropFieldIndex, st.integers(1, 4), NAMES),
     st.builds(PutDocument, st.just("alias"), NAMES, st.none() | st.sampled_from([b"", b"1"])),
 )
 RAWS = st.one_of(
@@ -336,19 +345,61 @@ def copies_agree(raws: list[bytes], cut: int) -> None:
 
 
 def test_collections_of_before_there_were_keys() -> None:
-    """What an earlier version wrote to the log or the state is a collection without keys."""
+    """What an earlier version wrote to the log or the state has no keys and no indexes."""
     command = msgspec.msgpack.encode(["", 1, ["create", "books", 4, "Dot", 16, 200, None]])
     stored = msgspec.msgpack.encode({"uid": 2, "name": "b", "dimension": 4, "distance": "Dot"})
     body = decode_metadata(command).body
 
     assert isinstance(body, CreateCollection)
     assert body.custom_sharding is False
-    assert msgspec.msgpack.decode(stored, type=Collection).custom_sharding is False
+    collection = msgspec.msgpack.decode(stored, type=Collection)
+    assert collection.custom_sharding is False
+    assert collection.payload_indexes == ()
+
+
+def test_indexes_on_fields_are_part_of_a_collection(machine: MetadataMachine) -> None:
+    """An index is defined once by its name, and goes with its collection or by itself."""
+    year, text = FieldIndex("year", "integer"), FieldIndex("year", "text")
+    results = apply(
+        machine,
+        FORM,
+        BOOKS,
+        PutFieldIndex(2, year),
+        PutFieldIndex(2, year),
+        PutFieldIndex(2, FieldIndex("by[].name", "keyword")),
+        PutFieldIndex(2, text),
+        BOOKS,
+        DropFieldIndex(2, "by[].name"),
+        DropFieldIndex(2, "by[].name"),
+        PutFieldIndex(9, year),
+    )
+
+    assert [result.affected for result in results[2:9]] == [1, 0, 1, 1, 0, 1, 0]
+    assert results[9].error == "collection_dropped"
+    assert seen(machine).collections["books"].payload_indexes == (text,)
+    apply(machine, DropCollection("books"))
+    assert apply(machine, PutFieldIndex(2, year))[0].error == "collection_dropped"
+
+
+def test_a_field_that_is_no_path_is_no_command() -> None:
+    """What no correct leader proposes is not applied."""
+    with pytest.raises(ValueError, match="key"):
+        decode_metadata(encode_metadata(PutFieldIndex(2, FieldIndex("a..b", "bool"))))
 
 
 def test_commands_come_back() -> None:
     """Every body survives the log."""
-    for body in (FORM, BOOKS, DropCollection("x"), PurgeCollection(3), PutDocument("k", "n", None)):
+    field = FieldIndex("a[].b", "uuid")
+    bodies = (
+        FORM,
+        BOOKS,
+        DropCollection("x"),
+        PurgeCollection(3),
+        PutDocument("k", "n", None),
+        PutFieldIndex(2, field),
+        DropFieldIndex(2, "a[].b"),
+    )
+    for body in bodies:
         assert encode_metadata(decode_metadata(encode_metadata(body)).body) == encode_metadata(body)
 
 

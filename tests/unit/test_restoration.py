@@ -26,6 +26,7 @@ from cluster.supervisor import Shape, supervised
 from storage.checkpoint.errors import CheckpointDamaged
 from storage.checkpoint.reading import checkpoint
 from storage.checkpoint.writing import begin, finish, write_shard
+from storage.payload_index.fields import FieldIndex
 from tests.postgres import cut_of, dump, fresh_database
 from tests.shard_commands import TTL_MS, apply, command, point, upsert
 
@@ -215,7 +216,8 @@ def test_what_was_dropped_meanwhile_is_dropping():
         cluster_id="c", epoch=1, collections={"sea": SEA, "gone": GONE}, dropping=[],
         graphs={"why": WHY}, **shape,
     )  # fmt: skip
-    young = Collection(uid=7, name="young", dimension=2, distance="Dot")
+    fields = (FieldIndex("a[].b", "keyword"),)
+    young = Collection(uid=7, name="young", dimension=2, distance="Dot", payload_indexes=fields)
     last = ClusterView(
         cluster_id="c", epoch=1, collections={"sea": SEA, "young": young}, dropping=[], **shape
     )
@@ -226,6 +228,7 @@ def test_what_was_dropped_meanwhile_is_dropping():
     assert states == {"sea": "live", "young": "live", "gone": "dropping", "why": "dropping"}
     assert found.next_uid == 8
     assert read_catalog(msgspec.to_builtins(found)) == found
+    assert found.collections[1].payload_indexes == fields
 
 
 def test_a_foreign_catalog_is_refused():

@@ -1,16 +1,18 @@
 """Search: few nodes, the best of all shards, failover, and shards that are missing by name."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cluster.errors import BadRequest, ShardsUnavailable
+from cluster.errors import BadRequest, CollectionNotFound, ShardsUnavailable
 from cluster.merge import more_is_better
 from cluster.model import Point, SearchRequest
 from cluster.ring import shard_of
 from storage.filters import parse_filter
 from storage.ids import encode_id
+from storage.payload_index.fields import FIELDS_MAX, FieldIndex
 from tests.unit.router_cluster import RouterCluster, cluster
 
 SEARCH, FETCH = "router/search", "router/fetch"
@@ -119,6 +121,103 @@ async def test_filtered_search_here(three):
 
     assert ids(answer) == best(among=range(5))
     assert three.wire.calls == []
+
+
+FIELDS = [FieldIndex("n", "integer"), FieldIndex("kind", "integer")]
+INDEXED: list[tuple[dict[str, Any], list[int], list[str]]] = [
+    ({"must": {"key": "kind", "match": {"value": 1}}}, list(range(1, COUNT, 3)), []),
+    ({"must": {"key": "n", "range": {"lt": 5}}}, list(range(5)), []),
+    ({"must_not": {"key": "n", "range": {"lt": 5}}}, list(range(5, COUNT)), []),
+    (
+        {"must": [{"key": "n", "range": {"lt": 5}}, {"key": "kind", "values_count": {"gt": 0}}]},
+        list(range(5)),
+        ["kind"],
+    ),
+    ({"must": {"key": "other", "match": {"value": 1}}}, [], ["other"]),
+    ({"must": {"has_id": [3, 4]}}, [3, 4], []),
+]
+
+
+@pytest.mark.parametrize("shape", ["three", "ring"])
+@pytest.mark.parametrize(("raw", "passing", "unindexed"), INDEXED)
+async def test_an_index_changes_no_answer(request_fixture, shape, raw, passing, unindexed):
+    """With indexes, search, count and pages are what they are without, on every node."""
+    opened = request_fixture(shape)
+    await filled(opened)
+    where = parse_filter(raw)
+    for field in FIELDS:
+        collection = await opened["node1"].collection("things", opened.options())
+        assert await opened["node2"].put_index(collection, field, opened.options())
+    for name in opened.names:
+        router, options = opened[name], opened.options()
+        collection = await router.collection("things", opened.options(strong=True))
+        answer = await router.search(collection, request(50, filter=where), options)
+        page, _ = await router.scroll(
+            collection, where, COUNT, None, with_payload=False, with_vector=False, options=options
+        )
+
+        assert collection.payload_indexes == tuple(FIELDS)
+        assert ids(answer) == best(among=passing)[:50]
+        assert await router.count(collection, where, options) == len(passing)
+        assert sorted(record.id for record in page) == passing
+        assert router.unindexed(collection, where) == unindexed
+
+
+@pytest.mark.parametrize(("raw", "passing", "_"), INDEXED)
+async def test_a_built_index_is_searched_at_once(three, raw, passing, _):
+    """Where nothing waits to be built, few rows are compared without a thread, and found alike."""
+    collection = await filled(three)
+    for field in FIELDS:
+        await three["node1"].put_index(collection, field, three.options())
+    index = three.nodes["node2"].indexes.get(collection.uid)
+    assert index is not None
+    while index.build(100):
+        pass
+    assert index.is_quiet
+    where = parse_filter(raw)
+    for wanted in (request(50, filter=where), request(50, filter=where, with_payload=True)):
+        answer = await three["node2"].search(collection, wanted, three.options())
+
+        assert ids(answer) == best(among=passing)[:50]
+    assert three.wire.of(SEARCH) == []
+
+
+async def test_indexes_come_and_go(three):
+    """An index is filled when its creation is answered, follows writes, and can be removed."""
+    collection = await filled(three)
+    where = parse_filter({"must": {"key": "n", "range": {"gte": COUNT}}})
+    router, options = three["node1"], three.options()
+    assert router.unindexed(collection, where) == ["n"]
+
+    assert await router.put_index(collection, FIELDS[0], options)
+    assert router.unindexed(collection, where) == []
+    await router.upsert(collection, [Point(1, VECTORS[1], {"n": COUNT})], options)
+    await router.set_payload(collection, [2], "merge", {"n": COUNT + 1}, [], options)
+    await router.delete(collection, where, options)
+    info = await router.collection_info("things", options)
+    assert info.points_count == COUNT - 2
+    assert info.field_counts == {"n": COUNT - 2}
+
+    await router.drop_index(collection, "n", options)
+    assert router.unindexed(collection, where) == ["n"]
+    assert (await router.collection_info("things", options)).field_counts == {}
+    assert await router.count(collection, where, options) == 0
+
+
+async def test_too_many_indexes_are_refused(three):
+    """A collection has a limited number of indexes; to define one again changes nothing."""
+    collection = await filled(three)
+    router, options = three["node1"], three.options()
+    for n in range(FIELDS_MAX):
+        await router.put_index(collection, FieldIndex(f"f{n}", "bool"), options)
+    await router.put_index(collection, FieldIndex("f3", "text"), options)
+
+    with pytest.raises(BadRequest) as refused:
+        await router.put_index(collection, FieldIndex("more", "bool"), options)
+    assert refused.value.field == "field_name"
+    await router.drop_collection("things", options)
+    with pytest.raises(CollectionNotFound):
+        await router.put_index(collection, FieldIndex("f1", "text"), options)
 
 
 @pytest.mark.parametrize("shape", ["three", "ring"])

@@ -158,7 +158,7 @@ def test_changes_are_taken_once(machine: ShardMachine) -> None:
     changes = machine.take_changes()
 
     assert changes == [
-        Change(1, 1, 3, encode_id(1), vector(1.0, 0.5)),
+        Change(1, 1, 3, encode_id(1), vector(1.0, 0.5), b'{"a":1}'),
         Change(1, 2, 4, encode_id(2), None),
     ]
     assert machine.take_changes() == []

@@ -165,7 +165,7 @@ class IndexTwin:
     def learn(self, machine: ShardMachine, changes: Sequence[Change]) -> None:
         versions = [change.version for change in changes]
         assert versions == sorted(versions)
-        for uid, seq, version, record_id, element in changes:
+        for uid, seq, version, record_id, element, _ in changes:
             if element is None:
                 self.rows.pop(seq, None)
             else:

@@ -1,0 +1,1 @@
+"""Payload indexes: what filters ask of payloads, kept in memory by slot."""
