@@ -22,7 +22,7 @@ def main() -> int:
         ["bench.idle"],
     ]
     if options.data:
-        names = ("http_search", "backends", "graph_khop", "graph_http", "checkpoints")
+        names = ("http_search", "filters", "backends", "graph_khop", "graph_http", "checkpoints")
         runs = [[f"bench.{name}", "--data", options.data] for name in names] + runs
     worst = 0
     for words in runs:
