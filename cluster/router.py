@@ -53,6 +53,7 @@ from cluster.model import (
 )
 from cluster.outbox import Outbox
 from cluster.peer import PeerChannel, Peers
+from cluster.quick_search import QuickSearch
 from cluster.read_path import ReadPath
 from cluster.routing import GroupReplica, Routing, ShardReplica
 from cluster.scatter import Scatter
@@ -122,6 +123,7 @@ class Router:
         self._searches = SearchPath(
             self._routing, self.indexes, lanes, self._local, scatter, self._reads
         )
+        self.quick = QuickSearch(self._routing, self.indexes, lanes, self._local)
         self._catalog = Catalog(self._routing, self._leaders, self.request_ids)
         self._field_indexes = FieldIndexes(self._routing, self._catalog, self.indexes)
         self._collection_status = CollectionStatus(self._routing, self.indexes, self._reads)

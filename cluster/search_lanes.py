@@ -1,9 +1,10 @@
 """Unfiltered searches of this node's indexes, several in one call when several are waiting.
 
-A vector index searches n vectors in one call for less than n times the price of one: one hop to
-a thread, one lock, one array conversion. A lane is one such call under way on a thread. While
-all lanes are busy searches wait; a lane that becomes free takes all that wait in the oldest
-group at once. Nothing ever waits for company, so an idle node adds no delay, and a busy one
+A vector index searches n vectors in one call for less than n times the price of one: one lock, one
+array conversion, one return to the interpreter. A lane is a thread that makes such calls for as
+long as searches wait, without a word to the event loop in between, so that the processor does not
+wait for the loop. A lane that takes from the oldest group leaves the other lanes their share, since
+a call uses one core. Nothing ever waits for company, so an idle node adds no delay, and a busy one
 makes larger calls. A group is what can share a call: same index, limit and ef.
 
 The search and the `finish` step that turns its hits into an answer run on the same thread, so a
@@ -13,9 +14,12 @@ search costs one hop.
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
@@ -29,13 +33,17 @@ SEARCHES_PER_CALL_MAX: Final = 32
 AnswerType = TypeVar("AnswerType")
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
 Finish = Callable[[list[IndexHit]], Any]
+Done = Callable[[Any], None]
+"""Takes an answer, or the exception that there is instead of one."""
 
 
 @dataclass(slots=True)
-class _Search:
+class Search:
+    """A search on its way: `finish` makes an answer of its hits, `done` takes it."""
+
     vector: Vector
     finish: Finish
-    answer: asyncio.Future[Any]
+    done: Done
 
 
 class SearchableIndex(Protocol):
@@ -48,7 +56,8 @@ class SearchableIndex(Protocol):
         ...
 
 
-_GroupKey = tuple[SearchableIndex, int, int | None]
+GroupKey = tuple[SearchableIndex, int, int | None]
+_Call = tuple[GroupKey, list[Search]]
 
 
 class SearchLanes:
@@ -57,8 +66,10 @@ class SearchLanes:
     def __init__(self, executor: Executor, lanes: int) -> None:
         assert lanes > 0, "something must search"
         self._executor = executor
+        self._lanes = lanes
+        self._mutex = threading.Lock()
         self._free = lanes
-        self._waiting: dict[_GroupKey, list[_Search]] = {}
+        self._waiting: dict[GroupKey, deque[Search]] = {}
 
     async def nearest(
         self,
@@ -81,56 +92,73 @@ class SearchLanes:
     ) -> list[AnswerType]:
         """Return `finish(hits)` for each (vector, finish), in as few calls as they fit into."""
         loop = asyncio.get_running_loop()
-        asked = [_Search(vector, finish, loop.create_future()) for vector, finish in searches]
-        self._waiting.setdefault((index, limit, ef), []).extend(asked)
-        while self._free and self._waiting:
-            self._start(loop)
-        if len(asked) == 1:
-            return [await asked[0].answer]
-        await asyncio.wait([search.answer for search in asked])
-        errors = [error for search in asked if (error := search.answer.exception()) is not None]
+        answers: list[asyncio.Future[AnswerType]] = [loop.create_future() for _ in searches]
+        asked = [
+            Search(vector, finish, partial(_settle, answer))
+            for (vector, finish), answer in zip(searches, answers, strict=True)
+        ]
+        self.begin((index, limit, ef), asked)
+        if len(answers) == 1:
+            return [await answers[0]]
+        await asyncio.wait(answers)
+        errors = [error for answer in answers if (error := answer.exception()) is not None]
         if errors:
             raise errors[0]
-        return [search.answer.result() for search in asked]
+        return [answer.result() for answer in answers]
 
-    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let a free lane take the oldest group."""
-        assert self._free > 0, "a lane is free"
-        key = next(iter(self._waiting))
-        group = self._waiting.pop(key)
-        if len(group) > SEARCHES_PER_CALL_MAX:
-            self._waiting[key] = group[SEARCHES_PER_CALL_MAX:]
-            group = group[:SEARCHES_PER_CALL_MAX]
-        self._free -= 1
-        call = loop.run_in_executor(self._executor, _search, key, group)
-        call.add_done_callback(lambda done: self._finished(loop, group, done))
+    def begin(self, key: GroupKey, searches: Sequence[Search]) -> None:
+        """Begin searches of (index, limit, ef); their `done` is called on this event loop."""
+        with self._mutex:
+            self._waiting.setdefault(key, deque()).extend(searches)
+            started = min(self._free, len(searches))
+            self._free -= started
+        loop = asyncio.get_running_loop()
+        for _ in range(started):
+            self._executor.submit(self._run, loop)
 
-    def _finished(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        group: list[_Search],
-        done: asyncio.Future[list[Any]],
-    ) -> None:
-        self._free += 1
-        if self._waiting:
-            self._start(loop)
-        error = asyncio.CancelledError() if done.cancelled() else done.exception()
-        answers = [error] * len(group) if error is not None else done.result()
-        for search, answer in zip(group, answers, strict=True):
-            if search.answer.done():
-                continue  # its request was given up
-            if isinstance(answer, BaseException):
-                search.answer.set_exception(answer)
-            else:
-                search.answer.set_result(answer)
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make calls until no search waits; on a thread."""
+        while (call := self._next_call()) is not None:
+            loop.call_soon_threadsafe(_deliver, call[1], _answers(*call))
+
+    def _next_call(self) -> _Call | None:
+        """Take a share of the oldest group; without one the lane is free again."""
+        with self._mutex:
+            if not self._waiting:
+                self._free += 1
+                return None
+            key = next(iter(self._waiting))
+            group = self._waiting.pop(key)
+            share = min(-(-len(group) // self._lanes), SEARCHES_PER_CALL_MAX)
+            taken = [group.popleft() for _ in range(share)]
+            if group:
+                self._waiting[key] = group
+            return key, taken
 
 
-def _search(key: _GroupKey, group: list[_Search]) -> list[Any]:
+def _settle(future: asyncio.Future[Any], answer: Any) -> None:
+    if future.done():
+        return  # the request was given up
+    if isinstance(answer, BaseException):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+
+
+def _deliver(group: list[Search], answers: list[Any]) -> None:
+    for search, answer in zip(group, answers, strict=True):
+        search.done(answer)
+
+
+def _answers(key: GroupKey, group: list[Search]) -> list[Any]:
     """Return an answer or an exception for each search; on a thread."""
     index, limit, ef = key
-    vectors = np.stack([search.vector for search in group])
-    found = index.search_many(vectors, limit, ef=ef)
-    assert len(found) == len(group), "an answer for each vector"
+    try:
+        vectors = np.stack([search.vector for search in group])
+        found = index.search_many(vectors, limit, ef=ef)
+        assert len(found) == len(group), "an answer for each vector"
+    except Exception as error:  # noqa: BLE001 - it is for those who asked
+        return [error] * len(group)
     return [_finish(search.finish, hits) for search, hits in zip(group, found, strict=True)]
 
 

@@ -39,7 +39,9 @@ from cluster.api.backend import Api, Backend, PatternBackend, TextEmbedder
 from cluster.api.body import BUDGET_BODIES, BodyBudget
 from cluster.api.metrics import Metrics
 from cluster.api.middleware import edge
+from cluster.api.quick_route import QuickRoute
 from cluster.api.route import Call, Route, endpoint
+from cluster.api.server import QUICK_ROUTE
 from cluster.api.streams import StreamLimits, Streams
 from cluster.config import Config
 from cluster.errors import NotServed
@@ -112,6 +114,8 @@ def build_app(  # noqa: PLR0913 - each part of a node comes by name
         if route not in served:
             _add(app, api, _refused(route))
     app.on_shutdown.append(api.streams.close)
+    if router.quick is not None:
+        app[QUICK_ROUTE] = QuickRoute(api, router.quick)
     return app
 
 

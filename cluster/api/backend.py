@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cluster.config import Config
     from cluster.graph_router import GraphRouter
     from cluster.outbox import Outbox
+    from cluster.quick_search import QuickSearch
 
 PayloadMode = Literal["merge", "replace", "remove", "clear"]
 
@@ -92,6 +93,10 @@ class Backend(PatternBackend, Protocol):
     @property
     def graphs(self) -> GraphRouter:
         """What concerns graphs."""
+
+    @property
+    def quick(self) -> QuickSearch | None:
+        """What answers searches at once that this node can answer alone; None when nothing can."""
 
     @property
     def checkpoints(self) -> Checkpoints | None:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 from aiohttp import hdrs, web
+from aiohttp.http import RawRequestMessage
 from aiohttp.typedefs import Middleware
 
 from cluster.api.backend import Api
@@ -52,7 +53,7 @@ class KeyCheck:
     def __init__(self, key: str) -> None:
         self._digest = _digest(key) if key else b""
 
-    def check(self, request: web.BaseRequest) -> None:
+    def check(self, request: web.BaseRequest | RawRequestMessage) -> None:
         """Pass a request with the key, or any when the node has none.
 
         Raises:

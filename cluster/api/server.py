@@ -11,13 +11,16 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
+from aiohttp.streams import StreamReader
 
 from cluster.api.envelope import failure
 from cluster.api.middleware import refusal
+from cluster.api.quick_route import QuickRoute
 from cluster.errors import BadRequest, MethodNotAllowed, RecollectError
 
 KEEPALIVE_S: Final = 75.0
@@ -34,6 +37,9 @@ METHODS: Final = "GET, HEAD, PUT, POST, DELETE"
 _REQUEST_LINE: Final = re.compile(r"b'[A-Za-z0-9!#$%&*+.^_`|~-]{1,64} \S+ HTTP/1\.[01]'")
 _SERVED: Final = 500
 """From this status on aiohttp reports a fault of ours, below it one of the client."""
+
+QUICK_ROUTE: Final = web.AppKey("quick_route", QuickRoute)
+"""Where an application has its quick route, if it has one."""
 
 _logger = logging.getLogger(__name__)
 
@@ -53,34 +59,105 @@ class ApiRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:  # type: ignore[explicit-override]
         made = await super()._make_server()
-        return _Server(
+        server = _Server(
             _enveloped(made.request_handler),
             request_factory=made.request_factory,
             loop=asyncio.get_running_loop(),
             **self._kwargs,
         )
+        server.quick = self.app.get(QUICK_ROUTE)
+        return server
 
 
 class _Server(web.Server):
+    quick: QuickRoute | None = None
+
     def __call__(self) -> web.RequestHandler:  # type: ignore[explicit-override]
-        return _Protocol(self, loop=self._loop, **self._kwargs)
+        return _Protocol(self, self.quick, loop=self._loop, **self._kwargs)
+
+
+class _Asked(NamedTuple):
+    """A request whose quick answer is awaited."""
+
+    message: RawRequestMessage
+    body: bytes
 
 
 class _Protocol(web.RequestHandler):
-    __slots__ = ("_head_timer",)
+    __slots__ = ("_asked", "_head_timer", "_quick")
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+    def __init__(self, server: _Server, quick: QuickRoute | None, **settings: Any) -> None:
+        super().__init__(server, **settings)
         self._head_timer: asyncio.TimerHandle | None = None
+        self._quick = quick
+        self._asked: _Asked | None = None
 
     def data_received(self, data: bytes) -> None:  # type: ignore[explicit-override]
-        """Give a head that began a bounded time to end: aiohttp itself would wait for ever."""
-        super().data_received(data)
-        if self._messages or self._current_request is not None:
+        """Answer quickly what can be, and give a head that began a bounded time to end.
+
+        aiohttp's loop over requests sleeps on while an answer is quick; it would wait for the rest
+        of a head for ever.
+        """
+        waiter = self._waiter
+        if self._quick is None or waiter is None or waiter.done():
+            super().data_received(data)
+        else:
+            self._waiter = None
+            super().data_received(data)
+            self._waiter = waiter
+            if self._messages and self._asked is None and not self._begin_quick(self._quick):
+                waiter.set_result(None)
+        if self._messages or self._current_request is not None or self._asked is not None:
             self._end_head_timer()
         elif self._head_timer is None:
             loop = asyncio.get_running_loop()
             self._head_timer = loop.call_later(HEAD_S, self._refuse_slow_head)
+
+    def _begin_quick(self, quick: QuickRoute) -> bool:
+        """Begin to answer the request that came, if it came alone and whole; else return False."""
+        message, payload = self._messages[0]
+        if len(self._messages) > 1 or self.writing_paused or not payload.is_eof():
+            return False
+        if not isinstance(message, RawRequestMessage) or not quick.admits(message):
+            return False
+        self._messages.clear()
+        asked = _Asked(message, payload.read_nowait())
+        if not quick.begin(message, asked.body, self._answered):
+            self._give_back(asked)
+            return False
+        self._asked = asked
+        self._request_in_progress = True
+        self._keep_alive_for(quick.timeout_s)
+        return True
+
+    def _answered(self, response: bytes | None) -> None:
+        """Send a quick answer; None: the request goes the general way after all."""
+        asked, self._asked = self._asked, None
+        assert asked is not None, "an answer has its request"
+        self._request_in_progress = False
+        if self._handler_waiter is not None:
+            self._handler_waiter.set_result(None)
+        if self.transport is None or self._parser is None or self._manager is None:
+            return
+        if response is None:
+            self._give_back(asked)
+        else:
+            self.transport.write(response)
+            self._parser.message_consumed()
+            self._manager.requests_count += 1
+            self._keep_alive_for(0.0)
+        if self._messages and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _give_back(self, asked: _Asked) -> None:
+        """Put a request that was taken first in aiohttp's queue again."""
+        payload = StreamReader(self, READ_BUFFER_BYTES, loop=self._loop)
+        payload.feed_data(asked.body)
+        payload.feed_eof()
+        self._messages.appendleft((asked.message, payload))
+
+    def _keep_alive_for(self, busy_s: float) -> None:
+        self._next_keepalive_close_time = self._loop.time() + busy_s + self._keepalive_timeout
 
     def connection_lost(self, exc: BaseException | None) -> None:  # type: ignore[explicit-override]
         self._end_head_timer()
@@ -93,7 +170,7 @@ class _Protocol(web.RequestHandler):
 
     def _refuse_slow_head(self) -> None:
         self._head_timer = None
-        idle = not self._messages and self._current_request is None
+        idle = not self._messages and self._current_request is None and self._asked is None
         if idle and self.transport is not None:
             self.transport.close()
 

@@ -78,6 +78,7 @@ class MemoryRouter:
 
     def __post_init__(self) -> None:
         self.graphs: Any = None
+        self.quick: Any = None
         self.checkpoints: Any = None
         self.outbox: Any = None
         self.changes: Any = None

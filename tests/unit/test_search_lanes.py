@@ -77,6 +77,21 @@ async def test_searches_that_wait_share_a_call(executor):
     assert [task.result() for task in others] == [[n] for n in range(9)]
 
 
+async def test_a_lane_leaves_the_others_their_share(executor):
+    """Of what waits a lane takes no more than its part, so that no core stands still."""
+    index, lanes = Gated(), SearchLanes(executor, 2)
+    async with asyncio.TaskGroup() as group:
+        for busy in (1, 2):
+            group.create_task(lanes.nearest(index, near(0), 1, None, ids))
+            await started(index, busy)
+        others = [group.create_task(lanes.nearest(index, near(n), 1, None, ids)) for n in range(6)]
+        await asyncio.sleep(0)
+        index.gate.set()
+
+    assert [count for count, _, _ in index.calls] == [1, 1, 3, 2, 1]
+    assert [task.result() for task in others] == [[n] for n in range(6)]
+
+
 async def test_only_like_searches_share_a_call(executor):
     """Another limit or beam width would change what the others get."""
     index, lanes = Gated(), SearchLanes(executor, 1)

@@ -1,0 +1,211 @@
+"""Searches that need none of what the general way is made for: no task, no router, no middleware.
+
+A request of the common shape (a search by a vector on a keep-alive connection, its small body here
+in one piece, nothing special in its head) is decoded with the same strictness as any other, handed
+to the lanes, and answered from a callback. At the first sign of anything else, a refusal included,
+the request goes the general way from its beginning. So this module knows one answer, 200.
+
+It takes parsed messages: bytes from the network are aiohttp's business here, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Final
+
+import orjson
+from aiohttp import hdrs
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import HttpVersion11, RawRequestMessage
+from msgspec import UNSET, UnsetType
+
+from cluster.api.backend import Api
+from cluster.api.envelope import JSON_TYPE, SERVER, SESSION_HEADER, failure
+from cluster.api.middleware import KeyCheck
+from cluster.api.parameters import IDEMPOTENCY_HEADER
+from cluster.api.query import EF_MAX, LIMIT_DEFAULT
+from cluster.api.route import GRACE_S
+from cluster.api.schema import Limit, Positive, RequestBody, VectorIn, given
+from cluster.api.strict_json import StrictDecoder
+from cluster.errors import DeadlineExceeded, RecollectError
+from cluster.quick_search import QuickQuery, QuickSearch
+
+BODY_BYTES_MAX: Final = 64 * 1024
+"""Larger bodies are counted and bounded: the general way does that."""
+
+_PATH: Final = re.compile(
+    r"/collections/([A-Za-z0-9_-][A-Za-z0-9_.-]{0,254})/points/(query|search)"
+)
+_ROUTES: Final = {
+    kind: f"/collections/{{collection_name}}/points/{kind}" for kind in ("query", "search")
+}
+_GENERAL: Final = (
+    SESSION_HEADER,
+    IDEMPOTENCY_HEADER,
+    hdrs.EXPECT,
+    hdrs.CONTENT_ENCODING,
+    hdrs.TRANSFER_ENCODING,
+)
+"""Headers that change what a request means."""
+_ANSWER_TYPES: Final = frozenset({None, "*/*", JSON_TYPE})
+_BODY_TYPES: Final = frozenset({None, JSON_TYPE})
+
+Answered = Callable[[bytes | None], None]
+"""Takes a response's bytes, or None: the request goes the general way after all."""
+
+
+class QuickParams(RequestBody):
+    """Of `params`, what is quick."""
+
+    hnsw_ef: Positive | UnsetType | None = UNSET
+
+
+class QuickQueryBody(RequestBody):
+    """Of `QueryPoints`, what is quick."""
+
+    query: VectorIn
+    limit: Limit | UnsetType | None = UNSET
+    params: QuickParams | UnsetType | None = UNSET
+    with_payload: bool | UnsetType | None = UNSET
+
+
+class QuickSearchBody(RequestBody):
+    """Of `SearchPoints`, what is quick."""
+
+    vector: VectorIn
+    limit: Limit
+    params: QuickParams | UnsetType | None = UNSET
+    with_payload: bool | UnsetType | None = UNSET
+
+
+class QuickRoute:
+    """See the module."""
+
+    def __init__(self, api: Api, searches: QuickSearch) -> None:
+        self._api = api
+        self._searches = searches
+        self._keys = KeyCheck(api.config.api_key)
+        self.timeout_s: Final = api.config.request_timeout_ms / 1000
+        """How long an answer may take."""
+        self._query_decoder = StrictDecoder(QuickQueryBody)
+        self._search_decoder = StrictDecoder(QuickSearchBody)
+
+    def admits(self, message: RawRequestMessage) -> bool:
+        """Return whether a request could have a quick answer, by its head."""
+        headers = message.headers
+        length = headers.get(hdrs.CONTENT_LENGTH)
+        return (
+            message.method == "POST"
+            and _PATH.fullmatch(message.path) is not None
+            and message.version == HttpVersion11
+            and not message.should_close
+            and not message.upgrade
+            and length is not None
+            and 0 < int(length) <= BODY_BYTES_MAX
+            and headers.get(hdrs.CONTENT_TYPE) in _BODY_TYPES
+            and headers.get(hdrs.ACCEPT) in _ANSWER_TYPES
+            and not any(name in headers for name in _GENERAL)
+        )
+
+    def begin(self, message: RawRequestMessage, body: bytes, answered: Answered) -> bool:
+        """Begin to answer a request that is admitted; False: it is for the general way."""
+        started_s = self._api.clock()
+        path = _PATH.fullmatch(message.path)
+        assert path is not None, "the request is admitted"
+        name, kind = path.groups()
+        try:
+            self._keys.check(message)
+            query = self._read(name, kind, body)
+        except RecollectError:
+            return False
+        if query.limit > self._api.config.limit_max:
+            return False
+        answer = _Answer(self._api, self._searches, kind, started_s, answered)
+        if not self._searches.begin(query, answer.found):
+            return False
+        answer.limit_time(self.timeout_s)
+        return True
+
+    def _read(self, name: str, kind: str, body: bytes) -> QuickQuery:
+        asked: QuickQueryBody | QuickSearchBody
+        if kind == "query":
+            asked = query = self._query_decoder.decode(body)
+            vector = query.query
+        else:
+            asked = search = self._search_decoder.decode(body)
+            vector = search.vector
+        ef = given(asked.params.hnsw_ef, None) if isinstance(asked.params, QuickParams) else None
+        return QuickQuery(
+            name,
+            vector,
+            given(asked.limit, LIMIT_DEFAULT),
+            None if ef is None else min(ef, EF_MAX),
+            asked.with_payload is True,
+        )
+
+
+class _Answer:
+    """An answer on its way: what the search found, or that time ran out, whichever comes first."""
+
+    __slots__ = ("_answered", "_api", "_kind", "_searches", "_started_s", "_timer")
+
+    def __init__(
+        self,
+        api: Api,
+        searches: QuickSearch,
+        kind: str,
+        started_s: float,
+        answered: Answered,
+    ) -> None:
+        self._api = api
+        self._searches = searches
+        self._kind = kind
+        self._started_s = started_s
+        self._answered: Answered | None = answered
+        self._timer: asyncio.TimerHandle | None = None
+
+    def limit_time(self, seconds: float) -> None:
+        """Answer that time ran out, unless there is an answer before."""
+        self._timer = asyncio.get_running_loop().call_later(seconds + GRACE_S, self._too_late)
+
+    def found(self, hits: bytes | BaseException) -> None:
+        """Take a search's hits as JSON; an error is the general way's to find again and explain."""
+        answered, self._answered = self._answered, None
+        if answered is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if isinstance(hits, BaseException):
+            answered(None)
+            return
+        seconds = self._observed(200)
+        result = hits if self._kind == "search" else b'{"points":%b}' % hits
+        body = b'{"result":%b,"status":"ok","time":%b}' % (result, orjson.dumps(seconds))
+        token = self._searches.session_token()
+        session = f"{SESSION_HEADER}: {token}\r\n" if token else ""
+        answered(_head("200 OK", len(body), session) + body)
+
+    def _too_late(self) -> None:
+        answered, self._answered = self._answered, None
+        if answered is not None:
+            error = DeadlineExceeded("the request's time ran out")
+            refused = failure(error, self._observed(error.status))
+            body = refused.body
+            assert isinstance(body, bytes), "an envelope is bytes"
+            retry = f"Retry-After: {refused.headers['Retry-After']}\r\n"
+            answered(_head(f"{refused.status} {refused.reason}", len(body), retry) + body)
+
+    def _observed(self, status: int) -> float:
+        seconds = self._api.clock() - self._started_s
+        self._api.metrics.observe("POST", _ROUTES[self._kind], status, seconds)
+        return seconds
+
+
+def _head(status: str, length: int, more: str) -> bytes:
+    """Return a response's first line and headers; `more` are whole lines."""
+    return (
+        f"HTTP/1.1 {status}\r\nContent-Type: {JSON_TYPE}\r\nServer: {SERVER}\r\n{more}"
+        f"Content-Length: {length}\r\nDate: {rfc822_formatted_time()}\r\n\r\n"
+    ).encode()

@@ -1,0 +1,158 @@
+"""Searches that this node answers alone and at once: no task, no deadline to watch, no merge.
+
+Most searches are of this kind: a vector, no filter, the default read, on a node that has a fresh
+replica of every shard. `begin` takes such a search or says that it is another kind, which then
+goes the general way of `cluster.search_path`; so nothing is refused here, and no rule has two
+homes: what is taken here is answered as it would be there. The answer is the JSON of its hits,
+made on the thread that searched, payloads spliced in as they are stored.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import orjson
+
+from cluster.local_queries import fetch_rows
+from cluster.local_reads import LocalReads
+from cluster.model import Collection, Session, Vector
+from cluster.peer_methods import Fetch, FetchedRow
+from cluster.routing import Routing
+from cluster.search_lanes import Search, SearchLanes
+from storage.ids import decode_id
+from storage.index_set import IndexSet
+from storage.vector_index import IndexHit
+
+SQUARE_MAX: Final = float(np.finfo(np.float32).max) ** 2
+TOKEN_SHARDS_MAX: Final = 300
+"""Shards in the session token of a read; clients take headers of 8 KiB."""
+
+
+class QuickQuery(NamedTuple):
+    """What a quick search may ask for: a collection's name, a vector, and how to look."""
+
+    collection: str
+    vector: list[float]
+    limit: int
+    ef: int | None
+    with_payload: bool
+
+
+@dataclass(slots=True)
+class _Token:
+    """The last session token, and what it says."""
+
+    seen: tuple[int, ...] = ()
+    text: str = ""
+
+
+class QuickSearch:
+    """See the module."""
+
+    def __init__(
+        self, routing: Routing, indexes: IndexSet, lanes: SearchLanes, local: LocalReads
+    ) -> None:
+        self._routing = routing
+        self._indexes = indexes
+        self._lanes = lanes
+        self._local = local
+        self._token = _Token()
+
+    def begin(self, query: QuickQuery, done: Callable[[bytes | BaseException], None]) -> bool:
+        """Begin a search; False: this node cannot answer it at once, or would refuse it.
+
+        `done` is called on this event loop with the JSON array of the hits, best first, or with
+        the error that there is instead.
+        """
+        view = self._routing.local_view()
+        collection = None if view is None else view.collections.get(query.collection)
+        if view is None or collection is None or collection.custom_sharding:
+            return False
+        index = self._indexes.get(collection.uid)
+        if index is None or not self._local.serves_all(view.shards, None):
+            return False
+        vector = _prepared(collection, query.vector)
+        if vector is None:
+            return False
+        rows_of = partial(self._rows, collection.uid) if query.with_payload else None
+        search = Search(vector, partial(_rendered, rows_of), done)
+        self._lanes.begin((index, query.limit, query.ef), [search])
+        return True
+
+    def session_token(self) -> str:
+        """Return the token of a read that ends now; empty when a header would not hold it."""
+        view = self._routing.view()
+        replicas = self._routing.replicas
+        shown = [replica.shown_index for replica in replicas.values()]
+        seen = (view.applied_index, *shown)
+        if seen != self._token.seen:
+            session = self._routing.session(Session(dict(zip(replicas, shown, strict=True))))
+            text = session.encode() if len(shown) <= TOKEN_SHARDS_MAX else ""
+            self._token = _Token(seen, text)
+        return self._token.text
+
+    def _rows(self, uid: int, hits: Sequence[IndexHit]) -> dict[bytes, FetchedRow]:
+        by_shard: dict[int, list[bytes]] = {}
+        for hit in hits:
+            by_shard.setdefault(hit.shard, []).append(hit.id)
+        fetch = Fetch(uid, by_shard, with_vector=False, with_payload=True)
+        replicas = self._routing.replicas
+        return {
+            row.id: row
+            for shard, ids in by_shard.items()
+            for row in fetch_rows(replicas[shard].machine, fetch, ids)
+        }
+
+
+def _rendered(
+    rows_of: Callable[[Sequence[IndexHit]], dict[bytes, FetchedRow]] | None,
+    hits: Sequence[IndexHit],
+) -> bytes:
+    """Return hits as JSON; one whose row is gone was deleted meanwhile, and is left out."""
+    if rows_of is None:
+        return orjson.dumps(
+            [
+                {"id": decode_id(raw), "version": version, "score": score}
+                for _, _, version, raw, score in hits
+            ]
+        )
+    rows = rows_of(hits)
+    return orjson.dumps([_with_payload(hit, rows[hit.id]) for hit in hits if hit.id in rows])
+
+
+def _with_payload(hit: IndexHit, row: FetchedRow) -> dict[str, Any]:
+    return {
+        "id": decode_id(hit.id),
+        "version": row.version,
+        "score": hit.score,
+        "payload": orjson.Fragment(row.payload or b"{}"),
+    }
+
+
+@lru_cache(maxsize=64)
+def _packing(dimension: int) -> struct.Struct:
+    return struct.Struct(f"<{dimension}f")
+
+
+def _prepared(collection: Collection, values: list[float]) -> Vector | None:
+    """Return a vector as the index wants it, or None when its user is to be told of a mistake."""
+    if len(values) != collection.dimension:
+        return None
+    try:
+        packed = _packing(len(values)).pack(*values)
+    except OverflowError:
+        return None
+    vector = np.frombuffer(packed, "<f4")
+    wide = vector.astype(np.float64)
+    square = float(wide.dot(wide))
+    if not 0.0 < square <= SQUARE_MAX:
+        return None
+    if collection.distance != "Cosine":
+        return vector
+    unit: Vector = (wide / np.sqrt(square)).astype("<f4")
+    return unit
