@@ -21,6 +21,7 @@ import orjson
 from cluster.local_queries import fetch_rows
 from cluster.local_reads import LocalReads
 from cluster.model import Collection, Session, Vector
+from cluster.payload_cache import PayloadCache, PayloadKey
 from cluster.peer_methods import Fetch, FetchedRow
 from cluster.routing import Routing
 from cluster.search_lanes import Search, SearchLanes
@@ -61,6 +62,7 @@ class QuickSearch:
         self._indexes = indexes
         self._lanes = lanes
         self._local = local
+        self._payloads = PayloadCache()
         self._token = _Token()
 
     def begin(self, query: QuickQuery, done: Callable[[bytes | BaseException], None]) -> bool:
@@ -79,8 +81,8 @@ class QuickSearch:
         vector = _prepared(collection, query.vector)
         if vector is None:
             return False
-        rows_of = partial(self._rows, collection.uid) if query.with_payload else None
-        search = Search(vector, partial(_rendered, rows_of), done)
+        finish = partial(self._with_payloads, collection.uid) if query.with_payload else _bare
+        search = Search(vector, finish, done)
         self._lanes.begin((index, query.limit, query.ef), [search])
         return True
 
@@ -96,41 +98,52 @@ class QuickSearch:
             self._token = _Token(seen, text)
         return self._token.text
 
+    def _with_payloads(self, uid: int, hits: Sequence[IndexHit]) -> bytes:
+        """Return hits with their payloads; one whose row is gone was deleted meanwhile."""
+        known = [self._payloads.get(PayloadKey(uid, hit.id, hit.version)) for hit in hits]
+        missing = [hit for hit, payload in zip(hits, known, strict=True) if payload is None]
+        rows = self._rows(uid, missing) if missing else {}
+        shown = []
+        for hit, payload in zip(hits, known, strict=True):
+            row = rows.get(hit.id)
+            if payload is not None:
+                shown.append(_shown(hit, hit.version, payload))
+            elif row is not None:
+                shown.append(_shown(hit, row.version, row.payload or b"{}"))
+        return orjson.dumps(shown)
+
     def _rows(self, uid: int, hits: Sequence[IndexHit]) -> dict[bytes, FetchedRow]:
         by_shard: dict[int, list[bytes]] = {}
         for hit in hits:
             by_shard.setdefault(hit.shard, []).append(hit.id)
         fetch = Fetch(uid, by_shard, with_vector=False, with_payload=True)
         replicas = self._routing.replicas
-        return {
+        rows = {
             row.id: row
             for shard, ids in by_shard.items()
             for row in fetch_rows(replicas[shard].machine, fetch, ids)
         }
+        for row in rows.values():
+            self._payloads.put(PayloadKey(uid, row.id, row.version), row.payload or b"{}")
+        return rows
 
 
-def _rendered(
-    rows_of: Callable[[Sequence[IndexHit]], dict[bytes, FetchedRow]] | None,
-    hits: Sequence[IndexHit],
-) -> bytes:
-    """Return hits as JSON; one whose row is gone was deleted meanwhile, and is left out."""
-    if rows_of is None:
-        return orjson.dumps(
-            [
-                {"id": decode_id(raw), "version": version, "score": score}
-                for _, _, version, raw, score in hits
-            ]
-        )
-    rows = rows_of(hits)
-    return orjson.dumps([_with_payload(hit, rows[hit.id]) for hit in hits if hit.id in rows])
+def _bare(hits: Sequence[IndexHit]) -> bytes:
+    """Return hits as JSON."""
+    return orjson.dumps(
+        [
+            {"id": decode_id(raw), "version": version, "score": score}
+            for _, _, version, raw, score in hits
+        ]
+    )
 
 
-def _with_payload(hit: IndexHit, row: FetchedRow) -> dict[str, Any]:
+def _shown(hit: IndexHit, version: int, payload: bytes) -> dict[str, Any]:
     return {
         "id": decode_id(hit.id),
-        "version": row.version,
+        "version": version,
         "score": hit.score,
-        "payload": orjson.Fragment(row.payload or b"{}"),
+        "payload": orjson.Fragment(payload),
     }
 
 

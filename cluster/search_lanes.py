@@ -154,12 +154,19 @@ def _answers(key: GroupKey, group: list[Search]) -> list[Any]:
     """Return an answer or an exception for each search; on a thread."""
     index, limit, ef = key
     try:
-        vectors = np.stack([search.vector for search in group])
+        vectors = _matrix(group)
         found = index.search_many(vectors, limit, ef=ef)
         assert len(found) == len(group), "an answer for each vector"
     except Exception as error:  # noqa: BLE001 - it is for those who asked
         return [error] * len(group)
     return [_finish(search.finish, hits) for search, hits in zip(group, found, strict=True)]
+
+
+def _matrix(group: list[Search]) -> Matrix:
+    """Return the vectors as rows; one alone, the usual case, is not copied."""
+    if len(group) == 1:
+        return group[0].vector.reshape(1, -1)
+    return np.stack([search.vector for search in group])
 
 
 def _finish(finish: Finish, hits: list[IndexHit]) -> Any:

@@ -74,7 +74,8 @@ class Copies:
 
     def are_crowded(self, slots: Numbers) -> bool:
         """Return whether one of some stand-ins stands for others than itself."""
-        return bool(self._others) and bool(self._crowded.take(slots).any())
+        # Of a handful of flags a list tells sooner than numpy does.
+        return bool(self._others) and True in self._crowded.take(slots).tolist()
 
     def expand(self, slots: Numbers, keys: Keys) -> tuple[Numbers, Keys]:
         """Put the rows that stand-ins stand for behind each, with its key."""

@@ -113,10 +113,11 @@ def search_many(state: IndexState, queries: list[Query], ask: Ask) -> list[list[
     try:
         graph = state.graph
         if graph is not None and graph.count and beam.width != beam.all:
-            vectors = np.stack([query.vector for query in queries])
+            vectors = _matrix([query.vector for query in queries])
             nearest = graph.query_many(vectors, min(beam.width, graph.count))
             if nearest is not None:
-                answers = [_judge(state, *row, ask) for row in zip(*nearest, strict=True)]
+                slots, keys = nearest
+                answers = [_judge(state, slots[n], keys[n], ask) for n in range(len(queries))]
     finally:
         state.lock.release_read()
     return [
@@ -251,6 +252,11 @@ def _finish(state: IndexState, query: Query, limit: int, found: _Found) -> list[
         best = _smallest(keys, limit)
         slots, keys = slots[best], keys[best]
     return make_hits(found.records, slots, state.metric.scores(keys.tolist(), query.scale))
+
+
+def _matrix(vectors: list[Keys]) -> Matrix:
+    """Return vectors as rows; one alone, the usual case, is not copied."""
+    return vectors[0].reshape(1, -1) if len(vectors) == 1 else np.stack(vectors)
 
 
 def _smallest(keys: Keys, limit: int) -> Numbers:

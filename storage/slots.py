@@ -217,8 +217,9 @@ def make_batch(shard: int, rows: Sequence[tuple[int, int, bytes, bytes]]) -> tup
 
 def make_hits(records: Records, slots: Numbers, scores: list[float]) -> list[IndexHit]:
     """Resolve slots[n] that were found, in order, with their scores."""
+    make = IndexHit._make  # quicker than a call with five arguments
     return [
-        IndexHit(shard, seq, version, _shown_id(raw), score)
+        make((shard, seq, version, _shown_id(raw), score))
         for (shard, seq, version, raw), score in zip(records[slots].tolist(), scores, strict=True)
     ]
 

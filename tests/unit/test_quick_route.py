@@ -153,6 +153,26 @@ async def test_the_common_shape_is_answered_quickly_and_alike(distance):
             assert ways.counted.taken == before + 1, body
 
 
+async def test_a_payload_that_changed_is_shown_anew():
+    """What was read before a write is not shown after it, nor is a point that was deleted."""
+    async with both_ways() as ways:
+        body = {**PLAIN, "with_payload": True}
+        first, _ = await ways.both(QUERY, body)
+        assert (await ways.both(QUERY, body))[0] == first
+        nearest = [point["id"] for point in first[2]["result"]["points"]]
+        change = {"payload": {"text": "new"}, "points": nearest[:2]}
+        await ways.general.ask("/collections/things/points/payload", change)
+        await ways.general.ask("/collections/things/points/delete", {"points": nearest[2:3]})
+        before = ways.counted.taken
+        quick, general = await ways.both(QUERY, body)
+
+        assert quick == general
+        assert ways.counted.taken == before + 1
+        points = quick[2]["result"]["points"]
+        assert [point["payload"]["text"] for point in points[:2]] == ["new", "new"]
+        assert nearest[2] not in [point["id"] for point in points]
+
+
 GENERAL = [
     (QUERY, b'{"query":[1,2,3,4],"query":[1,2,3,4]}'),
     (QUERY, b'{"query":[1,2,3,4],"params":{"hnsw_ef":9,"hnsw_ef":9}}'),
