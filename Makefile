@@ -6,6 +6,7 @@ STAMP := $(VENV)/.stamp
 SEEDS ?= 200
 MINUTES ?= 10
 POWER_CUTS ?= 20
+BENCH_OPTIONS ?=
 
 .PHONY: setup check unit sim mutants chaos system test demo up restore down logs bench clean
 
@@ -59,7 +60,7 @@ logs:
 	@deploy/compose.sh logs
 
 bench: setup
-	$(BIN)/python -m bench --data "$(DATA)"
+	$(BIN)/python -m bench --data "$(DATA)" $(BENCH_OPTIONS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

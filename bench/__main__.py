@@ -1,6 +1,8 @@
-"""`make bench DATA=folder`: our figures, one after the other, on this machine.
+"""Our figures, on this machine.
 
-Without DATA only what needs no data set is measured.
+python -m bench [--data DIR] [...]     searching, side by side with others: `bench.compare`
+python -m bench NAME [...]             one of the other measurements, such as `failover`
+python -m bench all [--data DIR]       everything, one after the other
 """
 
 from __future__ import annotations
@@ -8,27 +10,45 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
 
 
-def main() -> int:
+def main(words: Sequence[str]) -> int:
+    """Run what the words name."""
+    if not words or words[0].startswith("-"):
+        from bench.compare import main as compare
+
+        return compare(words)
+    name, *rest = words
+    if name == "all":
+        return _all(rest)
+    if not name.isidentifier() or find_spec(f"bench.{name}") is None:
+        sys.exit(f"there is no benchmark '{name}'")
+    return _run([f"bench.{name}", *rest])
+
+
+def _all(words: Sequence[str]) -> int:
     """Run the benchmarks as processes of their own, so that none warms the next."""
-    parser = argparse.ArgumentParser(prog="bench")
+    parser = argparse.ArgumentParser(prog="bench all")
     parser.add_argument("--data", default="", help="folder of the embeddings")
-    options = parser.parse_args()
+    data = parser.parse_args(words).data
     runs = [
         ["bench.durable_writes"],
         ["bench.commits"],
         ["bench.failover", "--rounds", "30"],
         ["bench.idle"],
     ]
-    if options.data:
+    if data:
         names = ("http_search", "filters", "backends", "graph_khop", "graph_http", "checkpoints")
-        runs = [[f"bench.{name}", "--data", options.data] for name in names] + runs
-    worst = 0
-    for words in runs:
-        worst = max(worst, subprocess.run([sys.executable, "-m", *words], check=False).returncode)
-    return worst
+        runs = [[f"bench.{name}", "--data", data] for name in names] + runs
+        runs = [["bench", "--data", data], *runs]
+    return max(map(_run, runs))
+
+
+def _run(words: Sequence[str]) -> int:
+    return subprocess.run([sys.executable, "-m", *words], check=False).returncode
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -9,13 +9,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 from cluster.ports import free_base
 
 
+class Running(NamedTuple):
+    """A cluster that runs: the ports of its nodes' HTTP API, and their processes."""
+
+    ports: list[int]
+    pids: list[int]
+
+
 @contextlib.contextmanager
-def running(nodes: int) -> Iterator[list[int]]:
-    """Run a cluster; gives the ports of its nodes' HTTP API."""
+def started(nodes: int) -> Iterator[Running]:
+    """Run a cluster."""
     folder = tempfile.mkdtemp(prefix="recollect-bench-")
     base = free_base(nodes, random.Random())
     words = ["up", "--nodes", str(nodes), "--data", folder, "--port", str(base)]
@@ -30,8 +39,17 @@ def running(nodes: int) -> Iterator[list[int]]:
         for line in process.stdout:
             if line.strip() == "Ready":
                 break
-        yield [base + number for number in range(1, nodes + 1)]
+        numbers = range(1, nodes + 1)
+        pids = [int(Path(folder, f"node{number}", "pid").read_text()) for number in numbers]
+        yield Running([base + number for number in numbers], pids)
     finally:
         process.terminate()
         process.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running(nodes: int) -> Iterator[list[int]]:
+    """Run a cluster; gives the ports of its nodes' HTTP API."""
+    with started(nodes) as cluster:
+        yield cluster.ports

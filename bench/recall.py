@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from storage.beam_width import DEFAULT_EF
 from storage.ids import encode_id
-from storage.index_search import DEFAULT_EF
 from storage.vector_index import VectorIndex
 
 K = 10
