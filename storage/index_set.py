@@ -3,7 +3,7 @@
 An index is a cache of the store. What is saved may be old or unusable; `reconcile` makes it equal
 to the store, shard by shard. The builder sleeps until an index changes, gives every index its turn,
 and saves an index when it has nothing to build and enough of it is new, so that a crash costs
-little building and a quiet node no work.
+little building and a quiet node no work. It also measures how wide searches should look.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class IndexSet:
                 index = self.get(uid)
                 if index is None or self._stopping.is_set():
                     continue
-                if index.build(ROWS_PER_TURN):
+                if index.build(ROWS_PER_TURN) or index.tune():
                     busy = True
                 elif self._is_worth_saving(uid, index):
                     self._save(uid, index)

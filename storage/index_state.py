@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from storage.beam_width import BeamWidth
 from storage.copies import Copies, Placed, StandIns
 from storage.digest_slots import Entries
 from storage.fresh_tail import FreshTail
@@ -67,6 +68,7 @@ class IndexState:
         self.tail = FreshTail(shape.dimension)
         self.built = 0
         self.copies = Copies()
+        self.beam = BeamWidth()
         self.unreached = 0
         """Rows that the graph was last seen not to reach; a guess that only costs time."""
         self.changes = 0

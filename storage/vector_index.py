@@ -23,10 +23,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from storage.beam_width import DEFAULT_EF, NEIGHBOURS
 from storage.index_builder import Builder, Clock, needs_rebuild
-from storage.index_search import DEFAULT_EF, EVERYTHING, Ask, search, search_many
+from storage.index_search import EVERYTHING, Ask, search, search_many
 from storage.index_state import Image, IndexState, Shape
-from storage.metric import Keys, Matrix
+from storage.metric import Keys, Matrix, Query
 from storage.payload_index.columns import only
 from storage.payload_index.index import PayloadIndex
 from storage.payload_index.selection import NotIndexed
@@ -210,8 +211,8 @@ class VectorIndex:
         """Return the `limit` nearest rows to vector float32[dimension], best first.
 
         `shards` restricts to some shards, `allowed` to rows by shard and sequence number: the
-        result has min(limit, rows admitted) hits. `ef` is the graph's beam width, DEFAULT_EF or
-        twice the limit when None; `exact` compares every row.
+        result has min(limit, rows admitted) hits. `ef` is the graph's beam width, when None the
+        measured one (`storage.beam_width`) or twice the limit; `exact` compares every row.
 
         Raises:
             ValueError: a wrong dimension, a non-finite element, under Cosine a zero norm, or a
@@ -245,8 +246,34 @@ class VectorIndex:
         _check(limit, ef)
         queries = [self._state.metric.query(vector) for vector in vectors]
         self._take_deferred()
+        if ef is None and not exact:
+            self._note(queries)
         ask = Ask(limit, EVERYTHING, ef, exact)
         return search_many(self._state, queries, ask) if queries else []
+
+    def _note(self, queries: Sequence[Query]) -> None:
+        rows, beam = self._state.graph_count, self._state.beam
+        for query in queries:
+            if beam.note(query.vector, rows):
+                self._changed()
+
+    def tune(self) -> bool:
+        """Measure the default beam width if it is time to; return whether it was.
+
+        It takes some seconds of one thread, during which rows are not built.
+        """
+        state = self._state
+        rows = state.graph_count
+        if not state.beam.is_due(rows):
+            return False
+
+        def nearest(vector: Keys, ef: int | None) -> list[tuple[int, int]]:
+            ask = Ask(NEIGHBOURS, EVERYTHING, ef, exact=ef is None)
+            hits = search(state, Query(vector, 1.0), ask)
+            return [(hit.shard, hit.seq) for hit in hits]
+
+        state.beam.measure(rows, nearest)
+        return True
 
     def build(self, limit: int) -> int:
         """Move up to `limit` rows from the tail into the graph, or continue a rebuild.
