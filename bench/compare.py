@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, help="the medians of so many count")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of a round's search")
     parser.add_argument("--qdrant", default="", help="URL of a Qdrant server on this machine")
-    parser.add_argument("--only", default="", help="systems whose names begin so")
+    parser.add_argument("--only", default="", help="one,three,qdrant,chroma,pgvector; else all")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--picture", type=Path, help="file for the curves (.svg or .png)")
     return parser
@@ -229,7 +229,8 @@ def _systems(qdrant_url: str, only: str) -> list[Callable[[], AbstractContextMan
         known["chroma"] = partial(peers.chroma, program)
     if peers.has_pgvector():
         known["pgvector"] = peers.pgvector
-    return [start for name, start in known.items() if name.startswith(only)]
+    wanted = only.split(",") if only else known
+    return [start for name, start in known.items() if name in wanted]
 
 
 def _where() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -128,7 +129,7 @@ class OverHttp:
 
     def send_batches(self, method: str, path: str, bodies: Iterator[bytes]) -> None:
         """Send bodies over several connections, some at a time: all together fill the memory."""
-        while batches := [body for body, _ in zip(bodies, range(_BATCHES_AT_A_TIME), strict=False)]:
+        while batches := list(itertools.islice(bodies, _BATCHES_AT_A_TIME)):
             requests = [load.request(method, path, body) for body in batches]
             load.run(self.ports[0], requests, STORING_CLIENTS, patient=True)
 
