@@ -260,16 +260,15 @@ class VectorIndex:
     def tune(self) -> bool:
         """Measure the default beam width if it is time to; return whether it was.
 
-        It takes some seconds of one thread, during which rows are not built.
+        It takes about a second of one thread, during which rows are not built.
         """
         state = self._state
         rows = state.graph_count
         if not state.beam.is_due(rows):
             return False
 
-        def nearest(vector: Keys, ef: int | None) -> list[tuple[int, int]]:
-            ask = Ask(NEIGHBOURS, EVERYTHING, ef, exact=ef is None)
-            hits = search(state, Query(vector, 1.0), ask)
+        def nearest(vector: Keys, ef: int) -> list[tuple[int, int]]:
+            hits = search(state, Query(vector, 1.0), Ask(NEIGHBOURS, EVERYTHING, ef))
             return [(hit.shard, hit.seq) for hit in hits]
 
         state.beam.measure(rows, nearest)

@@ -9,6 +9,7 @@ from storage.beam_width import (
     ROWS_MIN,
     SAMPLE_EVERY,
     SAMPLES,
+    TRUTH_WIDTH,
     WIDTHS,
     BeamWidth,
     is_enough,
@@ -31,7 +32,7 @@ def finds(enough_at):
     """Return a search that finds all from a width on, and half of it below."""
 
     def search(_, width):
-        count = NEIGHBOURS if width is None or width >= enough_at else NEIGHBOURS // 2
+        count = NEIGHBOURS if width >= enough_at else NEIGHBOURS // 2
         return range(count)
 
     return search
@@ -62,7 +63,7 @@ def test_the_narrowest_width_that_finds_enough_is_taken():
 def test_when_nothing_is_enough_the_widest_is_taken():
     """There is an end to widening."""
     beam = filled()
-    beam.measure(ROWS_MIN, finds(10**9))
+    beam.measure(ROWS_MIN, finds(TRUTH_WIDTH))
 
     assert beam.width == WIDTHS[-1]
 
