@@ -25,7 +25,8 @@ from bench.dataset import K, Matrix
 from bench.systems import BATCH, EF_CONSTRUCTION, STORING_CLIENTS, Found, M, OverHttp
 from bench.posting import Speed
 from cluster.ports import free_base
-from storage.embedded_postgres import PACKAGE, EmbeddedPostgres
+from storage.embedded_postgres import EmbeddedPostgres
+from storage.postgres_programs import PACKAGE
 
 _START_S: Final = 60.0
 _CHROMA_EF: Final = 100

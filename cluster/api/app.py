@@ -114,7 +114,7 @@ def build_app(  # noqa: PLR0913 - each part of a node comes by name
         if route not in served:
             _add(app, api, _refused(route))
     app.on_shutdown.append(api.streams.close)
-    if router.quick is not None:
+    if search.ROUTES[0] in served and router.quick is not None:
         app[QUICK_ROUTE] = QuickRoute(api, router.quick)
     return app
 

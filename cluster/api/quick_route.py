@@ -22,7 +22,8 @@ from aiohttp.http import HttpVersion11, RawRequestMessage
 from msgspec import UNSET, UnsetType
 
 from cluster.api.backend import Api
-from cluster.api.envelope import JSON_TYPE, SERVER, SESSION_HEADER, failure
+from cluster.api.envelope import SERVER, SESSION_HEADER, failure
+from cluster.api.forms import JSON_TYPE
 from cluster.api.middleware import KeyCheck
 from cluster.api.parameters import IDEMPOTENCY_HEADER
 from cluster.api.query import EF_MAX, LIMIT_DEFAULT

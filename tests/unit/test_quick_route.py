@@ -65,7 +65,8 @@ class Wire:
             lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
             raw = await self.reader.readexactly(int(headers["content-length"]))
-        return int(lines[0].split()[1]), headers, msgspec.json.decode(raw)
+        form = msgspec.msgpack if "msgpack" in headers["content-type"] else msgspec.json
+        return int(lines[0].split()[1]), headers, form.decode(raw)
 
     async def ask(self, path, body, more=""):
         self.writer.write(request(path, body, more))
@@ -266,6 +267,7 @@ HEADS = [
     ("X-Recollect-Session: nonsense\r\n", False),
     ("Idempotency-Key: k\r\n", False),
     ("Accept: application/msgpack\r\n", False),
+    ("Content-Type: application/msgpack\r\n", False),
 ]
 
 
