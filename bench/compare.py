@@ -98,6 +98,7 @@ def main(words: Sequence[str] | None = None) -> int:
     for start in _systems(options.qdrant, options.only):
         with start() as system:
             found.append(bench.measured(system))
+        console.print(_line(found[-1]))
     report = {**_where(), "data": data.name, "rows": len(data.vectors)}
     shown = Console()
     shown.width = max(shown.width, WIDTH_MIN)
@@ -267,6 +268,11 @@ def _table(found: Sequence[Figures], report: dict[str, Any]) -> Table:
             _optional(each.kb_per_vector, ".2f"),
         )
     return table
+
+
+def _line(each: Figures) -> str:
+    ratio = f"{each.ratio:.2f} of hnswlib in process"
+    return f"{each.system}: recall {each.recall:.4f}, {each.rate:,.0f} searches/s, {ratio}"
 
 
 def _optional(value: float | None, form: str) -> str:

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from cluster.api.app import build_app
 from cluster.api.server import ApiRunner
 from cluster.config import Config
+from cluster.control_group import MemoryReading
+from cluster.memory_guard import MemoryGuard
 from cluster.model import Point
 from cluster.quick_search import QuickSearch
 from tests.unit.api_router import LetterEmbedder
@@ -97,7 +99,7 @@ class Ways:
 
 
 @contextlib.asynccontextmanager
-async def both_ways(distance="Cosine", config=None) -> AsyncIterator[Ways]:
+async def both_ways(distance="Cosine", config=None, memory=None) -> AsyncIterator[Ways]:
     with cluster([["node1"], ["node1"], ["node1"]]) as opened:
         router = opened["node1"]
         collection = await opened.collection(distance=distance)
@@ -113,6 +115,7 @@ async def both_ways(distance="Cosine", config=None) -> AsyncIterator[Ways]:
                 embedder=LetterEmbedder(),
                 readiness=list,
                 clock=opened.clock,
+                memory=memory,
             )
             runner = ApiRunner(app, shutdown_timeout=5.0)
             await runner.setup()
@@ -294,6 +297,20 @@ async def test_the_key_is_asked_for():
         passed = await ways.both(QUERY, PLAIN, "Authorization: Bearer secret\r\n")
         assert passed[0] == passed[1]
         assert (passed[0][0], ways.counted.taken) == (200, 1)
+
+
+async def test_a_node_that_is_short_of_memory_takes_no_body():
+    """The quick way has no room of its own."""
+    memory = MemoryGuard("node1")
+    async with both_ways(memory=memory) as ways:
+        assert (await ways.both(QUERY, PLAIN))[0][0] == 200
+        memory.observe(MemoryReading(990, 1000))
+        before = ways.counted.taken
+        quick, general = await ways.both(QUERY, PLAIN)
+
+        assert quick == general
+        assert (quick[0], quick[2]["error"]["code"]) == (503, "overloaded")
+        assert ways.counted.taken == before
 
 
 async def test_requests_that_come_together_are_answered_in_order():
