@@ -42,7 +42,8 @@ def draw(path: Path, curves: Mapping[str, Sequence[Place]], data: str) -> None:
             last = places[-1]
             axes.annotate(f"ef {last.ef}", (last.recall, last.rate), fontsize=7, alpha=0.7)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:,.0f}"))
+    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        set_formatter(FuncFormatter(lambda rate, _: f"{rate:,.0f}"))
     axes.set_xlabel("recall@10")
     axes.set_ylabel("searches a second, 8 connections")
     axes.set_title(f"{data}: recall against speed")

@@ -28,7 +28,7 @@ TRUTH_WIDTH: Final = 4096
 """Found all that an exact search finds for 300 queries of the embeddings above, in 8 ms each."""
 NEIGHBOURS: Final = 10
 RECALL_MIN: Final = 0.97
-SAMPLES: Final = 64
+SAMPLES: Final = 256
 SAMPLE_EVERY: Final = 16
 ROWS_MIN: Final = 10_000
 """A smaller graph is searched in no time by any width."""
@@ -76,6 +76,6 @@ class BeamWidth:
 
 
 def is_enough(recalls: Sequence[float]) -> bool:
-    """Return whether the mean recall is at least RECALL_MIN, by one standard error."""
+    """Return whether the mean recall is at least RECALL_MIN, by two standard errors."""
     error = float(np.std(recalls)) / len(recalls) ** 0.5
-    return bool(np.mean(recalls) - error >= RECALL_MIN)
+    return bool(np.mean(recalls) - 2 * error >= RECALL_MIN)
