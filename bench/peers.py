@@ -22,8 +22,8 @@ import orjson
 
 from bench import load, posting
 from bench.dataset import K, Matrix
-from bench.systems import BATCH, EF_CONSTRUCTION, STORING_CLIENTS, Found, M, OverHttp
 from bench.posting import Speed
+from bench.systems import BATCH, EF_CONSTRUCTION, STORING_CLIENTS, Found, M, OverHttp
 from cluster.ports import free_base
 from storage.embedded_postgres import EmbeddedPostgres
 from storage.postgres_programs import PACKAGE

@@ -117,13 +117,12 @@ class Router:
         self._leaders = Leaders(self._routing)
         guards = [guard for guard in (self.memory, self.disk) if guard is not None]
         self._writes = WritePath(self._routing, self._leaders, self.request_ids, guards)
-        self._local = LocalReads(self._routing, self.indexes, lanes)
-        scatter = Scatter(self._routing, self._local)
+        self._local = local = LocalReads(self._routing, self.indexes, lanes)
+        scatter = Scatter(self._routing, local)
         self._reads = ReadPath(self._routing, self._leaders, self._local, scatter)
-        self._searches = SearchPath(
-            self._routing, self.indexes, lanes, self._local, scatter, self._reads
-        )
-        self.quick = QuickSearch(self._routing, self.indexes, lanes, self._local)
+        here = (self._routing, self.indexes, lanes, local)
+        self._searches = SearchPath(*here, scatter, self._reads)
+        self.quick = QuickSearch(*here)
         self._catalog = Catalog(self._routing, self._leaders, self.request_ids)
         self._field_indexes = FieldIndexes(self._routing, self._catalog, self.indexes)
         self._collection_status = CollectionStatus(self._routing, self.indexes, self._reads)
