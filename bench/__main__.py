@@ -40,7 +40,8 @@ def _all(words: Sequence[str]) -> int:
         ["bench.idle"],
     ]
     if data:
-        names = ("http_search", "filters", "backends", "graph_khop", "graph_http", "checkpoints")
+        names = ["http_search", "filters", "batch_search", "ingest", "backends", "checkpoints"]
+        names += ["graph_khop", "graph_http"]
         runs = [[f"bench.{name}", "--data", data] for name in names] + runs
         runs = [["bench", "--data", data], *runs]
     return max(map(_run, runs))

@@ -87,6 +87,14 @@ class Ask(NamedTuple):
     exact: bool = False
 
 
+def check_asked(limit: int, ef: int | None) -> None:
+    """Raise ValueError when a limit or a beam width is below 1."""
+    if limit < 1:
+        raise ValueError("limit is at least 1")
+    if ef is not None and ef < 1:
+        raise ValueError("ef is at least 1")
+
+
 def search(state: IndexState, query: Query, ask: Ask) -> list[IndexHit]:
     """Return the `limit` nearest admitted rows, best first, or all there are."""
     beam = _first_beam(state, ask)

@@ -213,7 +213,7 @@ class IndexSet:
                 self._wake.set()
 
     def _build(self) -> None:
-        """Give each index its turn until none has work."""
+        """Give each index its turn until none has work; one in a flood is looked at again."""
         busy = True
         while busy and not self._stopping.is_set():
             busy = False
@@ -221,7 +221,9 @@ class IndexSet:
                 index = self.get(uid)
                 if index is None or self._stopping.is_set():
                     continue
-                if index.build(ROWS_PER_TURN) or index.tune():
+                if self._clock is not None and index.is_flooded(self._clock()):
+                    self._wake.set()
+                elif index.build(ROWS_PER_TURN) or index.tune():
                     busy = True
                 elif self._is_worth_saving(uid, index):
                     self._save(uid, index)

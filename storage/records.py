@@ -51,7 +51,7 @@ CREATE TABLE drops (collection INTEGER PRIMARY KEY, version INTEGER NOT NULL, na
 CREATE INDEX drops_by_version ON drops (version);
 """
 """What it takes to say which changes came after a version: see `storage.changes`."""
-_CHUNKS: Final = (8, 256)
+_CHUNKS: Final = (8, 32, 256)
 """Sizes of IN lists. Few, so that a query has few texts and is prepared once."""
 
 _PUT_RECORD: Final = """

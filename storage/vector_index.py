@@ -24,8 +24,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from storage.beam_width import DEFAULT_EF, NEIGHBOURS
+from storage.flood import Flood
 from storage.index_builder import Builder, Clock, needs_rebuild
-from storage.index_search import EVERYTHING, Ask, search, search_many
+from storage.index_search import EVERYTHING, Ask, check_asked, search, search_many
 from storage.index_state import Image, IndexState, Shape
 from storage.metric import Keys, Matrix, Query
 from storage.payload_index.columns import only
@@ -95,6 +96,7 @@ class VectorIndex:
         self._deferred: deque[_Change] = deque()
         self._deferred_in = self._deferred_out = 0
         """Rows ever deferred, and ever taken in: each is counted by one thread at a time."""
+        self.flood = Flood()
 
     @property
     def shape(self) -> Shape:
@@ -234,8 +236,9 @@ class VectorIndex:
         Raises:
             NotIndexed: the rows are those that pass a filter, and no payload indexes answer it.
         """
-        _check(limit, ef)
+        check_asked(limit, ef)
         query = self._state.metric.query(vector)
+        self.flood.searched = True
         self._take_deferred()
         return search(self._state, query, Ask(limit, rows, ef, exact))
 
@@ -243,8 +246,9 @@ class VectorIndex:
         self, vectors: Matrix, limit: int, *, ef: int | None = None, exact: bool = False
     ) -> list[list[IndexHit]]:
         """Answer an unrestricted search for each of vectors[n, dimension]; raises as `search`."""
-        _check(limit, ef)
+        check_asked(limit, ef)
         queries = [self._state.metric.query(vector) for vector in vectors]
+        self.flood.searched = True
         self._take_deferred()
         if ef is None and not exact:
             self._note(queries)
@@ -273,6 +277,10 @@ class VectorIndex:
 
         state.beam.measure(rows, nearest)
         return True
+
+    def is_flooded(self, now_s: float) -> bool:
+        """Return whether building can wait; see `storage.flood`."""
+        return self.flood.lasts(self._deferred_in, self.tail_size, now_s)
 
     def build(self, limit: int) -> int:
         """Move up to `limit` rows from the tail into the graph, or continue a rebuild.
@@ -388,10 +396,3 @@ class VectorIndex:
     def _changed(self) -> None:
         if self._on_change is not None:
             self._on_change()
-
-
-def _check(limit: int, ef: int | None) -> None:
-    if limit < 1:
-        raise ValueError("limit is at least 1")
-    if ef is not None and ef < 1:
-        raise ValueError("ef is at least 1")

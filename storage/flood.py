@@ -1,0 +1,41 @@
+"""Whether building an index can wait: rows come in a flood, and nobody searches. Pure.
+
+To build a row into a graph costs many times what it costs to store it, so a bulk load is
+acknowledged sooner when the processor is left to it. Rows that wait are found all the same, by
+comparing each of them, for which only searches pay. So building goes on as soon as somebody
+searches, when the flood ends, and when very many rows wait.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+ROWS_PER_S: Final = 1000.0
+"""What comes more slowly is built as it comes: there is processor enough for both."""
+WAITING_MAX: Final = 65_536
+LOOK_S: Final = 0.05
+"""How long to count rows before their rate means anything."""
+
+
+@dataclass(slots=True)
+class Flood:
+    """What is known of one index; times are of one clock, in seconds."""
+
+    searched: bool = False
+    """Whether somebody has searched since the last look."""
+    _rows: int = 0
+    _at_s: float = 0.0
+    _lasts: bool = False
+
+    def lasts(self, rows: int, waiting: int, now_s: float) -> bool:
+        """Look: return whether to wait; `rows` ever came, and of these so many are `waiting`."""
+        searched, self.searched = self.searched, False
+        if searched or waiting >= WAITING_MAX:
+            self._lasts = False
+            return False
+        elapsed_s = now_s - self._at_s
+        if elapsed_s >= LOOK_S:
+            self._lasts = rows - self._rows >= ROWS_PER_S * elapsed_s
+            self._rows, self._at_s = rows, now_s
+        return self._lasts

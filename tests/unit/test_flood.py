@@ -1,0 +1,88 @@
+"""When building an index waits for the end of a flood of rows."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.flood import LOOK_S, ROWS_PER_S, WAITING_MAX, Flood
+from storage.ids import encode_id
+from storage.index_set import IndexSet
+
+FAST = int(2 * ROWS_PER_S * LOOK_S)
+
+
+def flooded():
+    """Return a flood that lasts at second 10, when 1000 rows had come."""
+    flood = Flood()
+    flood.lasts(1000 - FAST, 0, 10 - LOOK_S)
+    assert flood.lasts(1000, 1000, 10.0)
+    return flood
+
+
+def test_quick_rows_are_a_flood_and_slow_ones_are_not():
+    """The rate since the last look decides."""
+    assert flooded().lasts(1000 + 2 * FAST, 1000, 10 + 2 * LOOK_S)
+    assert not flooded().lasts(1000 + FAST, 1000, 10 + 3 * LOOK_S)
+
+
+def test_a_moment_without_rows_is_no_end():
+    """Between two looks the verdict stands."""
+    assert flooded().lasts(1000, 1000, 10 + LOOK_S / 2)
+
+
+def test_a_search_ends_the_waiting_at_once():
+    """Nobody who searches pays for rows that could be built."""
+    flood = flooded()
+    flood.searched = True
+
+    assert not flood.lasts(2000, 1000, 10 + LOOK_S / 2)
+
+
+@given(st.integers(0, 10**6), st.floats(0, 10))
+def test_never_do_too_many_rows_wait(came, elapsed_s):
+    """However quickly they come."""
+    flood = flooded()
+
+    assert not flood.lasts(1000 + came, WAITING_MAX, 10 + elapsed_s)
+
+
+def test_the_first_look_knows_no_rate():
+    """Rows of before are no flood."""
+    assert not Flood().lasts(10**6, 10**4, 1e5)
+
+
+class TestInASet:
+    """The builder of a node's indexes."""
+
+    @pytest.fixture
+    def index(self):
+        self.now_s = 100.0
+        self.indexes = IndexSet(None, clock=lambda: self.now_s)
+        index = self.indexes.open(1, 8, "Cosine", 8, 64)
+        self.indexes._build()
+        vectors = np.random.default_rng(1).standard_normal((500, 8)).astype("<f4")
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        self.vectors = vectors
+        self.now_s += 0.1
+        index.defer(0, [(n + 1, 1, encode_id(n), row.tobytes()) for n, row in enumerate(vectors)])
+        return index
+
+    def test_rows_wait_and_are_found(self, index):
+        """A search finds what waits, and lets the builder go on."""
+        self.indexes._build()
+        assert index.tail_size == 500
+
+        found = index.search(self.vectors[7], 1)
+        self.indexes._build()
+
+        assert [hit.id for hit in found] == [encode_id(7)]
+        assert index.tail_size == 0
+
+    def test_rows_are_built_when_the_flood_has_ended(self, index):
+        """Nobody has to search for that."""
+        self.indexes._build()
+        self.now_s += 0.1
+        self.indexes._build()
+
+        assert index.tail_size == 0
