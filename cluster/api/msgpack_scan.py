@@ -29,6 +29,12 @@ _NEVER: Final = 0xC1
 _TOO_SHORT: Final = "the body is not MessagePack: it ends too early"
 _MANY: Final = 8
 """Shorter arrays are not worth a look at whether they hold numbers only."""
+BINARIES_MAX: Final = 256 * 1024
+"""Binary data in a body: each is a vector, and a body has less room for these."""
+_BINARY_DEPTH_MAX: Final = 8
+"""Vectors do not lie deeper; the path of each is kept."""
+KEYS_MAX: Final = 1024 * 1024
+"""Keys of the maps that a place lies in: they are kept, to find one that is there twice."""
 _FIXED_INTEGERS: Final = bytes([*range(0x80), *range(0xE0, 0x100)])
 _FLOATS: Final = {
     _FLOAT32: np.dtype([("head", "u1"), ("value", ">f4")]),
@@ -94,6 +100,8 @@ class _Scanner:
         self.raw = raw
         self.at = 0
         self.values = 0
+        self.keys = 0
+        """Of the maps that are entered."""
         self.path: Path = []
         self.binaries: list[Path] = []
 
@@ -109,9 +117,7 @@ class _Scanner:
         elif 0xA0 <= head <= 0xBF or 0xD9 <= head <= 0xDB:
             self._text()
         elif 0xC4 <= head <= 0xC6:
-            length = self._length()
-            self.at += length
-            self.binaries.append(self.path.copy())
+            self._binary()
         elif 0x90 <= head <= 0x9F or head in (0xDC, 0xDD):
             self._array(self._length())
         elif 0x80 <= head <= 0x8F or head in (0xDE, 0xDF):
@@ -139,6 +145,16 @@ class _Scanner:
         if length > len(self.raw) - self.at:
             raise IndexError
         return length
+
+    def _binary(self) -> None:
+        length = self._length()
+        self.at += length
+        if len(self.path) > _BINARY_DEPTH_MAX:
+            field = field_of_nesting(render_path(self.path))
+            raise BadRequest("binary data is taken for vectors only", field=field)
+        if len(self.binaries) == BINARIES_MAX:
+            raise PayloadTooLarge(f"the body holds more than {BINARIES_MAX} binary vectors")
+        self.binaries.append(self.path.copy())
 
     def _text(self) -> str:
         length = self._length()
@@ -194,6 +210,9 @@ class _Scanner:
     def _map(self, length: int) -> None:
         if 2 * length > len(self.raw) - self.at:
             raise IndexError
+        self.keys += length
+        if self.keys > KEYS_MAX:
+            raise PayloadTooLarge(f"objects in the body hold more than {KEYS_MAX} keys")
         self._enter()
         seen: set[str] = set()
         for _ in range(length):
@@ -208,6 +227,7 @@ class _Scanner:
             seen.add(key)
             self.value()
         self.path.pop()
+        self.keys -= length
 
     def _enter(self) -> None:
         if len(self.path) > NESTING_MAX:

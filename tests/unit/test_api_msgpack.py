@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.api.msgpack_scan import scan
+from cluster.api.msgpack_scan import BINARIES_MAX, KEYS_MAX, scan
 from cluster.api.point_schema import UpsertPoints
 from cluster.api.search_schema import QueryBatch, QueryPoints
 from cluster.api.strict_json import NESTING_MAX, VALUES_MAX, StrictDecoder
@@ -163,6 +164,28 @@ def test_values_are_counted_before_they_are_made():
         scan(b"\xdd" + (VALUES_MAX + 1).to_bytes(4) + b"\x00" * (VALUES_MAX + 1))
 
     assert error.value.code == "payload_too_large"
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (b"\x91" * (NESTING_MAX - 5) + b"\xdd" + (20_000).to_bytes(4) + b"\xc4\0" * 20_000, None),
+        (b"\xdd" + (BINARIES_MAX + 1).to_bytes(4) + b"\xc4\0" * (BINARIES_MAX + 1), "large"),
+        (b"\xdf" + (KEYS_MAX + 1).to_bytes(4) + b"\xa0\0" * (KEYS_MAX + 1), "large"),
+    ],
+)
+def test_no_body_takes_many_times_its_size_to_walk(raw, code):
+    """What is kept of a body while it is walked is bounded, since no memory is claimed for it."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(RecollectError) as error:
+            scan(raw)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert error.value.code == ("payload_too_large" if code else "bad_request")
+    assert peak < 100 * BINARIES_MAX + 10 * len(raw)
 
 
 @pytest.mark.parametrize("kind", [float, int])
