@@ -12,11 +12,15 @@ nothing is picked yet, the first is the one that is most similar to the query.
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
 from cluster.model import Distance
 from cluster.similarity import Matrix, similarities
+
+_LEAST: Final = float(np.finfo(np.float64).min)
 
 
 def diverse(
@@ -38,6 +42,8 @@ def diverse(
     picked: list[int] = []
     while len(picked) < min(limit, len(rows)):
         gain = relevance if not picked else (1.0 - diversity) * relevance - diversity * closest
+        # Of vectors too far apart for float32 a gain is no finite number; it is the least one then.
+        gain = np.nan_to_num(gain, nan=_LEAST, neginf=_LEAST)
         best = int(np.argmax(np.where(is_open, gain, -np.inf)))
         assert is_open[best], "nothing is picked twice"
         picked.append(best)

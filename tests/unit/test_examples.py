@@ -75,6 +75,19 @@ def test_diversity_picks_by_its_formula(seed, distance, count, limit, diversity)
         assert gain(each) == pytest.approx(best, abs=1e-4)
 
 
+@pytest.mark.parametrize("distance", ["Cosine", "Dot", "Euclid", "Manhattan"])
+@pytest.mark.parametrize("diversity", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("near", "far"), [(1.0, 1e25), (1e25, 1e25), (1e25, 1.0), (3e38, 3e38)])
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+def test_diversity_picks_all_of_what_is_too_far_to_compare(distance, diversity, near, far):
+    """A distance that float32 cannot hold is no reason to pick a point twice, or none."""
+    rows = np.array([[1.0, 0.5], [-1.0, 0.5], [0.5, 1.0]], np.float32) * np.float32(near)
+    query = np.array([0.0, far], np.float32)
+    picked = diverse(rows, query, distance, limit=3, diversity=diversity)
+
+    assert sorted(picked) == [0, 1, 2]
+
+
 def test_diversity_of_equals_is_the_order_of_the_search():
     """Without a difference the first comes first."""
     rows = np.ones((4, 3), np.float32)
