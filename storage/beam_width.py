@@ -66,6 +66,8 @@ class BeamWidth:
         """Set the width to the narrowest that finds enough, allowing for the sample's error."""
         queries = list(self._samples)
         truth = [frozenset(search(query, TRUTH_WIDTH)) for query in queries]
+        if not any(truth):
+            return  # all rows have died meanwhile: there is nothing to find
         for width in WIDTHS:
             found = zip(truth, (search(query, width) for query in queries), strict=True)
             if is_enough(

@@ -68,6 +68,15 @@ def test_when_nothing_is_enough_the_widest_is_taken():
     assert beam.width == WIDTHS[-1]
 
 
+def test_where_nothing_is_left_to_find_nothing_is_learnt():
+    """Rows that were all deleted meanwhile end no measurement with an error; it is made later."""
+    beam = filled()
+    beam.measure(ROWS_MIN, lambda _query, _width: [])
+
+    assert beam.width == DEFAULT_EF
+    assert beam.is_due(ROWS_MIN)
+
+
 def test_a_sample_that_may_err_is_not_believed():
     """A mean above the target counts when it is by more than its error."""
     assert is_enough([1.0] * 60 + [0.9] * 4)
