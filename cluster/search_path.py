@@ -119,12 +119,17 @@ class SearchPath:
         Raises BadRequest for a vector that does not fit the collection, ShardsUnavailable when a
         shard is missing and partial answers are not allowed.
         """
+        return await self._search(collection, request, options, alone=True)
+
+    async def _search(
+        self, collection: Collection, request: SearchRequest, options: Options, *, alone: bool
+    ) -> SearchAnswer:
         vector = searchable(collection, request.vector)
         shards = self.routing.view().shards
         index = self._index_for_all(collection, request, options, shards)
-        hits = (
-            None if index is None else await self._search_here(collection, request, vector, index)
-        )
+        hits = None
+        if index is not None:
+            hits = await self._search_here(collection, request, vector, index, alone=alone)
         if hits is None:
             return await self._scattered(collection, replace(request, vector=vector), options)
         self.local.note(options.reflected, range(shards))
@@ -150,7 +155,7 @@ class SearchPath:
             for at, request in enumerate(asked):
                 index = self._index_for_all(collection, request, options, shards)
                 if index is None or request.filter is not None:
-                    found = self._alone(collection, request, options)
+                    found = self._one(collection, request, options, alone=len(requests) == 1)
                     group.create_task(_into(answers, [at], found))
                 else:
                     call = _Call(index, request.limit + request.offset, request.ef)
@@ -161,10 +166,10 @@ class SearchPath:
                 group.create_task(_into(answers, places, found))
         return [answers[at] for at in range(len(requests))]
 
-    async def _alone(
-        self, collection: Collection, request: SearchRequest, options: Options
+    async def _one(
+        self, collection: Collection, request: SearchRequest, options: Options, *, alone: bool
     ) -> list[SearchAnswer]:
-        return [await self.search(collection, request, options)]
+        return [await self._search(collection, request, options, alone=alone)]
 
     async def _together(
         self,
@@ -180,9 +185,18 @@ class SearchPath:
         return [SearchAnswer(hits, shards) for hits in found]
 
     async def _search_here(
-        self, collection: Collection, request: SearchRequest, vector: Vector, index: VectorIndex
+        self,
+        collection: Collection,
+        request: SearchRequest,
+        vector: Vector,
+        index: VectorIndex,
+        *,
+        alone: bool,
     ) -> list[Hit] | None:
-        """Return the best hits of this node's index; None: payloads have to be read for it."""
+        """Return the best hits of this node's index; None: payloads have to be read for it.
+
+        A search that is not `alone` is one of many, which together would hold the event loop up.
+        """
         finish = partial(self._finish, collection, request)
         limit = request.limit + request.offset
         if request.filter is None:
@@ -191,7 +205,8 @@ class SearchPath:
         bare = not (request.with_payload or request.with_vector)
         try:
             # The event loop looks only where it need not wait for anybody.
-            if bare and index.is_quiet and index.payloads.expected(rows) <= ROWS_AT_ONCE:
+            at_once = alone and bare and index.is_quiet
+            if at_once and index.payloads.is_brief(rows, ROWS_AT_ONCE):
                 return finish(index.search_within(vector, limit, rows, ef=request.ef))
             passing = _Passing(index, rows)
             return await self.lanes.nearest(passing, vector, limit, request.ef, finish)

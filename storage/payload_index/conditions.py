@@ -110,6 +110,14 @@ def unindexed(f: Filter, fields: Mapping[Key, Sequence[FieldType]]) -> Iterator[
                 yield condition.key
 
 
+def seeks_texts(f: Filter) -> bool:
+    """Return whether a filter looks for parts of texts, which takes a look at every text."""
+    return any(
+        seeks_texts(each) if isinstance(each, Filter) else isinstance(each, MatchText)
+        for each in _conditions(f)
+    )
+
+
 def _conditions(f: Filter) -> tuple[Condition, ...]:
     few = f.min_should.conditions if f.min_should is not None else ()
     return (*f.must, *f.should, *f.must_not, *few)

@@ -76,10 +76,18 @@ class PayloadIndex:
         columns = self._state.payloads.columns
         return any(column.field == field and not column.unknown for column in columns)
 
-    def expected(self, rows: ByPayload) -> float:
-        """Return about how many rows will be admitted; raises NotIndexed."""
-        with self._state.mutex:
-            return rows.expected(self._state.table)
+    def is_brief(self, rows: ByPayload, rows_max: int) -> bool:
+        """Return whether a search of these rows looks at so few, and waits for nobody.
+
+        Raises NotIndexed.
+        """
+        mutex = self._state.mutex
+        if not mutex.acquire(blocking=False):
+            return False
+        try:
+            return rows.is_brief(self._state.table, rows_max)
+        finally:
+            mutex.release()
 
     def unindexed(self, where: Filter) -> list[str]:
         """Return, as paths in order, what a filter tests that no index helps with."""

@@ -27,6 +27,8 @@ class Node(Protocol):
     """No more living slots pass."""
     expected: float
     """So many slots pass, dead ones included, if conditions have nothing to do with each other."""
+    listing: int | None
+    """So many slots are looked at to list those that pass; None: all, since `slots` lists none."""
 
     def flags(self, slots: Numbers) -> Flags:
         """Return which of slots[n] pass."""
@@ -41,6 +43,7 @@ class Anything:
     """What the columns cannot tell: every slot may pass."""
 
     exact = False
+    listing: int | None = None
 
     def __init__(self, used: int) -> None:
         self.bound, self.expected = used, float(used)
@@ -65,6 +68,7 @@ class Between:
         strays = column.strays if mark else 0
         self.bound = last - first + waiting + strays
         self.expected = float(self.bound)
+        self.listing: int | None = column.used if mark else self.bound
 
     def flags(self, slots: Numbers) -> Flags:
         """See `Node`."""
@@ -107,6 +111,7 @@ class OneOf:
         self._run = run
         self.bound = int(self._lengths.sum()) + column.used - run.end
         self.expected = float(self.bound)
+        self.listing: int | None = self.bound
 
     def flags(self, slots: Numbers) -> Flags:
         """See `Node`."""
@@ -127,6 +132,7 @@ class NoneOf:
     """A key that is none of some, or an element that is not of the column's type."""
 
     exact = True
+    listing: int | None = None
 
     def __init__(self, column: Column, keys: Sequence[int], mark: int) -> None:
         self._column, self._mark = column, mark
@@ -155,6 +161,7 @@ class Marked:
         count = int(np.count_nonzero(column.marks[: column.used] & mark))
         self.bound = count if present else column.used - count
         self.expected = float(self.bound)
+        self.listing: int | None = column.used
 
     def flags(self, slots: Numbers) -> Flags:
         """See `Node`."""
@@ -171,6 +178,7 @@ class WithId:
     """An id that is one of some; ids that have keys are not among them."""
 
     exact = True
+    listing: int | None = None
 
     def __init__(self, records: Records, ids: Sequence[bytes]) -> None:
         self._records = records
@@ -198,6 +206,8 @@ class All:
         self.expected = float(used)
         for part in parts:
             self.expected *= part.expected / max(used, 1)
+        listings = (part.listing for part in self._parts)
+        self.listing = next((each for each in listings if each is not None), None)
 
     def flags(self, slots: Numbers) -> Flags:
         """See `Node`."""
@@ -226,6 +236,9 @@ class Some:
         self.bound = used if least <= 0 else min(used, sum(part.bound for part in parts))
         share = sum(part.expected for part in parts) / max(least, 1)
         self.expected = float(used) if least <= 0 else min(float(used), share)
+        listings = [part.listing for part in parts if part.listing is not None]
+        listed = least == 1 and parts and len(listings) == len(parts)
+        self.listing = sum(listings) if listed else None
 
     def flags(self, slots: Numbers) -> Flags:
         """See `Node`."""
@@ -247,6 +260,7 @@ class Not:
     """Those that another node, which is exact, excludes."""
 
     exact = True
+    listing: int | None = None
 
     def __init__(self, part: Node, used: int) -> None:
         assert part.exact, "an upper bound excludes nothing when it is turned round"

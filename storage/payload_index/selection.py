@@ -13,7 +13,7 @@ import numpy as np
 
 from storage.filter_nodes import Filter
 from storage.payload_index.columns import PayloadColumns
-from storage.payload_index.conditions import Compiled, Table, compiled
+from storage.payload_index.conditions import Compiled, Table, compiled, seeks_texts
 from storage.payload_index.nodes import Node
 from storage.seq_slots import Numbers
 from storage.slots import Flags, SlotTable
@@ -43,6 +43,17 @@ class ByPayload:
     def expected(self, table: SlotTable) -> float:
         """See `selection.Restriction`; raises NotIndexed."""
         return self.node(table).expected
+
+    def is_brief(self, table: SlotTable, rows_max: int) -> bool:
+        """Return whether no more rows than that need a look to find and compare all that pass.
+
+        Raises NotIndexed. The answer itself takes no time: parts of texts are not looked up for it.
+        """
+        if seeks_texts(self._where):
+            return False
+        node = self.node(table)
+        listing = table.used if node.listing is None else node.listing
+        return max(node.expected, listing) <= rows_max
 
     def at(self, table: SlotTable) -> PassingRows:
         """See `selection.Restriction`; raises NotIndexed."""

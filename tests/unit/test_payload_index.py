@@ -322,3 +322,39 @@ def test_a_correlated_filter_is_answered_whole():
     order = np.argsort(norms)
     expected = [n for n in order.tolist() if norms[n] >= 1.2][:20]
     assert [hit.seq for hit in hits] == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "brief"),
+    [
+        ({"must": [{"key": "t", "match": {"value": "text 7"}}]}, True),
+        ({"must": [{"key": "t", "match": {"any": ["text 7", "text 8"]}}]}, True),
+        ({"should": [{"key": "t", "match": {"value": each}} for each in ("text 1", "x")]}, True),
+        ({"must": [{"has_id": [7]}, {"key": "t", "match": {"value": "text 7"}}]}, True),
+        ({"must": [{"has_id": [7]}, {"key": "even", "match": {"value": False}}]}, False),
+        ({"must": [{"has_id": [7]}], "must_not": [{"key": "t", "match": {"value": "x"}}]}, False),
+        ({"must": [{"key": "t", "match": {"text": "xt 7"}}]}, False),
+        ({"must": [{"must": [{"key": "t", "match": {"text": "xt 7"}}]}]}, False),
+        (
+            {
+                "min_should": {
+                    "conditions": [{"key": "t", "match": {"value": f"text {n}"}} for n in (7, 8)],
+                    "min_count": 2,
+                }
+            },
+            False,
+        ),
+        ({"must": [{"is_empty": {"key": "t"}}]}, False),
+    ],
+)
+def test_what_takes_a_look_at_many_rows_is_not_brief(raw, brief):
+    """Few rows that pass may be found by a look at many, which is no work for an event loop."""
+    fields = [FieldIndex("t", "keyword"), FieldIndex("even", "bool")]
+    twin = filled(1000, lambda seq: {"t": f"text {seq}", "even": seq % 2 == 0}, fields)
+    payloads, where = twin.index.payloads, parse_filter(raw)
+    twin.index.payloads.merge()
+
+    assert payloads.is_brief(payloads.restriction(where, None), 100) is brief
+    with twin.index._state.mutex:
+        assert not payloads.is_brief(payloads.restriction(where, None), 100)
+    twin.check(where)

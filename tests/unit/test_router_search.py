@@ -182,6 +182,34 @@ async def test_a_built_index_is_searched_at_once(three, raw, passing, _):
     assert three.wire.of(SEARCH) == []
 
 
+async def test_many_filtered_searches_are_made_by_threads(three, monkeypatch):
+    """Searches that a loop may make one at a time would together hold it up."""
+    collection = await filled(three)
+    for field in FIELDS:
+        await three["node1"].put_index(collection, field, three.options())
+    index = three.nodes["node2"].indexes.get(collection.uid)
+    assert index is not None
+    while index.build(100):
+        pass
+    lanes = three["node2"]._searches.lanes
+    calls = []
+    nearest = lanes.nearest
+
+    async def noted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return await nearest(*arguments)
+
+    monkeypatch.setattr(lanes, "nearest", noted)
+    where = parse_filter({"must": {"key": "n", "range": {"lt": 5}}})
+    wanted = request(50, filter=where)
+    alone = await three["node2"].search(collection, wanted, three.options())
+    assert not calls
+    together = await three["node2"].search_many(collection, [wanted] * 20, three.options())
+
+    assert [ids(answer) for answer in together] == [ids(alone)] * 20
+    assert len(calls) == 20
+
+
 async def test_indexes_come_and_go(three):
     """An index is filled when its creation is answered, follows writes, and can be removed."""
     collection = await filled(three)
