@@ -207,7 +207,7 @@ class IndexSet:
                 return
             try:
                 self._build()
-            except (MemoryError, RuntimeError):
+            except Exception:  # without the builder no index would ever be built again
                 log.exception("an index is not built; its rows stay searchable")
                 self._stopping.wait(_RETRY_S)
                 self._wake.set()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage import index_set
 from storage.ids import encode_id
 from storage.index_set import IndexSet
 from tests.helpers import eventually
@@ -130,6 +131,30 @@ def test_builder_empties_tails():
     assert (first.size, second.size) == (350, 300)
     assert first.search(vector(720, 1), 1)[0].id == encode_id(720)
     first.validate()
+
+
+def test_builder_survives_whatever_fails(monkeypatch, caplog):
+    """An unexpected error in one turn is logged, and the next turn is taken."""
+    indexes = IndexSet(None)
+    index = opened(indexes)
+    failures = [ValueError("unexpected")]
+    build = index.build
+
+    def failing(limit):
+        if failures:
+            raise failures.pop()
+        return build(limit)
+
+    monkeypatch.setattr(index, "build", failing)
+    monkeypatch.setattr(index_set, "_RETRY_S", 0.01)
+    index.upsert(0, [row(seq) for seq in range(10)])
+    indexes.start()
+    try:
+        eventually(lambda: not index.tail_size)
+    finally:
+        indexes.stop()
+
+    assert "unexpected" in caplog.text
 
 
 def test_stop_and_start_again():
