@@ -18,7 +18,7 @@ from storage.filter_nodes import (
     Filter,
     IsEmpty,
     Key,
-    MatchAny,
+    MatchExcept,
     MatchValue,
 )
 
@@ -64,8 +64,17 @@ class Grouping:
 
     def take_more(self, hits: Iterable[Hit]) -> None:
         """Take hits that are no better than those that were taken."""
+        self._take(hits, frozenset())
+
+    def take_new(self, hits: Iterable[Hit]) -> None:
+        """Take hits for groups that there are not yet; of the others there may be better ones."""
+        self._take(hits, frozenset(self.groups))
+
+    def _take(self, hits: Iterable[Hit], closed: frozenset[GroupValue]) -> None:
         for hit in hits:
             for value in self._values(hit.payload):
+                if value in closed:
+                    continue
                 group = self.groups.get(value)
                 if group is None and not self.has_all:
                     group = self.groups[value] = []
@@ -81,12 +90,10 @@ class Grouping:
         return Filter(must=(MatchValue(self._key, value),))
 
     def outside(self) -> Filter:
-        """Return the filter that holds for points that have a value, and none of a group."""
-        known = [
-            MatchAny(self._key, tuple(value for value in self.groups if type(value) is kind))
-            for kind in (int, str)
-        ]
-        return Filter(must_not=(IsEmpty(self._key), *(each for each in known if each.values)))
+        """Return the filter that holds for points that have a value that is no group's."""
+        if not self.groups:
+            return Filter(must_not=(IsEmpty(self._key),))
+        return Filter(must=(MatchExcept(self._key, tuple(self.groups)),))
 
     def _values(self, payload: Mapping[str, Any] | None) -> list[GroupValue]:
         values = elements_at(payload or {}, self._key)

@@ -87,11 +87,16 @@ class _GroupSearch:
             if width == width_max:
                 break
             width = min(width * _WIDEN, width_max)
+        width = grouping.wanted
         while not grouping.has_all:
             known = len(grouping.groups)
-            grouping.take_more(await self._hits(grouping.wanted, grouping.outside()))
-            if len(grouping.groups) == known:
+            hits = await self._hits(width, grouping.outside())
+            grouping.take_new(hits)
+            if len(grouping.groups) > known:
+                continue
+            if len(hits) < width or width == width_max:
                 break
+            width = min(width * _WIDEN, width_max)  # these have values that make no groups
         for value in grouping.unfilled():
             grouping.fill(value, await self._hits(grouping.size, grouping.within(value)))
 

@@ -267,6 +267,22 @@ async def test_groups_are_filled_when_they_exist(distance, limit_max):
             assert grouped(queried) == grouped(searched) == expected
 
 
+async def test_a_group_is_found_by_points_that_are_in_others_too():
+    """Neither a point of two groups nor values that make none keep a group from being found."""
+    async with served(config=Config(limit_max=12)) as client:
+        await client("PUT", C.removesuffix("/points"), {"vectors": {"size": 1, "distance": "Dot"}})
+        kinds = ["a"] * 20 + [["a", "b"]] + [1.5] * 9 + ["c"] + ["a"] * 3 + ["b"]
+        points = [
+            {"id": n, "vector": [100 - n], "payload": {"kind": kind}}
+            for n, kind in enumerate(kinds)
+        ]
+        await client("PUT", C, {"points": points})
+        body = {"query": [1], "group_by": "kind", "group_size": 2, "limit": 4}
+        reply = await client("POST", f"{C}/query/groups", body)
+
+        assert grouped(reply) == [("a", [0, 1]), ("b", [20, 34]), ("c", [30])]
+
+
 async def test_groups_show_what_is_asked_for():
     """Hits have payloads only when they are wanted; a group may have its point of another kind."""
     async with served() as client:
