@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from cluster.api.payloads import NONE
 from cluster.api.points import ambiguous
 from cluster.api.query import Query
 from cluster.api.query_target import Diversity, Example, Lookup, Recommendation
@@ -149,6 +150,8 @@ async def _nearest_but(search: Search, vector: Vector, avoided: frozenset[Identi
     wanted = search.wanted
     end = wanted.offset + wanted.limit
     diversity = wanted.diversity
+    if wanted.offset and diversity is None:
+        return await _page_but(search, vector, avoided)
     width = end if diversity is None else max(end, diversity.candidates or end)
     with_vector = wanted.with_vector or diversity is not None
     more = replace(wanted, limit=width + len(avoided), offset=0, with_vector=with_vector)
@@ -157,6 +160,21 @@ async def _nearest_but(search: Search, vector: Vector, avoided: frozenset[Identi
     if diversity is not None:
         others = await _diverse(search, others, vector, diversity, end)
     return others[wanted.offset : end], answer
+
+
+async def _page_but(search: Search, vector: Vector, avoided: frozenset[Identity]) -> Found:
+    """Return a page behind an offset; what stands before it is looked at without its rows."""
+    wanted = search.wanted
+    end = wanted.offset + wanted.limit
+    bare = replace(wanted, limit=end + len(avoided), offset=0, selection=NONE, with_vector=False)
+    (answer,) = await search.near(bare, [vector])
+    places = [at for at, hit in enumerate(answer.hits) if not _is_one_of(hit, avoided)]
+    places = places[wanted.offset : end]
+    if not places or not (wanted.selection.wanted or wanted.with_vector):
+        return [answer.hits[at] for at in places], answer
+    more = replace(wanted, offset=places[0], limit=places[-1] + 1 - places[0])
+    (answer,) = await search.near(more, [vector])
+    return _without(answer.hits, avoided)[: wanted.limit], answer
 
 
 async def _diverse(
@@ -216,7 +234,11 @@ def _scored(search: Search, examples: _Examples, answers: Sequence[SearchAnswer]
 
 
 def _without(hits: Sequence[Hit], avoided: frozenset[Identity]) -> list[Hit]:
-    return [hit for hit in hits if (hit.id, hit.shard_key) not in avoided]
+    return [hit for hit in hits if not _is_one_of(hit, avoided)]
+
+
+def _is_one_of(hit: Hit, avoided: frozenset[Identity]) -> bool:
+    return (hit.id, hit.shard_key) in avoided
 
 
 def _rows(hits: Sequence[Hit]) -> Matrix:

@@ -86,6 +86,32 @@ async def test_recommendation_by_the_average(distance):
 
 
 @each_distance
+@pytest.mark.parametrize("shown", [{}, {"with_payload": True}, {"with_vector": True}])
+async def test_a_page_takes_no_more_rows_than_it_has(distance, shown, monkeypatch):
+    """Payloads and vectors of what an offset passes over are not fetched."""
+    fetched = []
+
+    router = MemoryRouter()
+    plain = router.search
+
+    async def noting(collection: Any, request: Any, options: Any) -> Any:
+        if request.with_payload or request.with_vector:
+            fetched.append(request.limit)
+        return await plain(collection, request, options)
+
+    monkeypatch.setattr(router, "search", noting)
+    expected = ranked(alike(stored(distance)[1].astype(np.float64), distance), 1)
+    async with served(router=router) as client:
+        await filled(client, distance)
+        for limit, offset in ((3, 1), (2, 20), (5, len(expected) - 2), (5, 10_000)):
+            body = {"query": 1, "limit": limit, "offset": offset, **shown}
+            assert await ids(client, body) == expected[offset : offset + limit]
+
+        assert len(fetched) == (3 if shown else 0)
+        assert all(limit <= 6 for limit in fetched)
+
+
+@each_distance
 async def test_recommendation_by_the_best_score(distance):
     """The order is that of the best scores of all points, which are told."""
     rows = stored(distance)
