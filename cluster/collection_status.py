@@ -18,6 +18,7 @@ from cluster.peer_methods import DESCRIBE_INDEX, DescribeIndex, IndexState
 from cluster.read_path import ReadPath
 from cluster.routing import Routing
 from storage.index_set import IndexSet
+from storage.vector_index import VectorIndex
 
 INDEX_STATE_WAIT_S: Final = 1.0
 
@@ -71,22 +72,27 @@ class CollectionStatus:
         self.routing.peers.serve(DESCRIBE_INDEX, self._serve)
 
     async def _serve(self, request: DescribeIndex) -> IndexState:
-        return self._own_state(request.collection)
+        return await self._own_state(request.collection)
 
     async def _state(self, node: str, collection: int, until_s: float) -> IndexState:
         if node == self.routing.me:
-            return self._own_state(collection)
+            return await self._own_state(collection)
         request = DescribeIndex(collection)
         return await self.routing.peers.call(node, DESCRIBE_INDEX, request, until_s)
 
-    def _own_state(self, collection: int) -> IndexState:
+    async def _own_state(self, collection: int) -> IndexState:
         staleness_ms = self.routing.config.max_staleness_ms
         fresh = all(replica.fresh(staleness_ms) for replica in self.routing.replicas.values())
         index = self.indexes.get(collection)
         if index is None:
             return IndexState(waiting=0, fresh=False)
-        indexed = index.payloads.points() if index.payloads.has_fields else {}
-        return IndexState(waiting=index.tail_size, fresh=fresh, indexed=indexed)
+        # It takes in rows that wait, and looks at every row: that is no work for the event loop.
+        return await self.routing.run(_state_of, index, fresh=fresh)
+
+
+def _state_of(index: VectorIndex, *, fresh: bool) -> IndexState:
+    indexed = index.payloads.points() if index.payloads.has_fields else {}
+    return IndexState(waiting=index.tail_size, fresh=fresh, indexed=indexed)
 
 
 def _field_counts(states: Sequence[IndexState]) -> dict[str, int]:

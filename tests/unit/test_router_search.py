@@ -232,6 +232,35 @@ async def test_indexes_come_and_go(three):
     assert await router.count(collection, where, options) == 0
 
 
+async def test_what_indexes_hold_is_counted_by_threads(three, monkeypatch):
+    """Counting looks at every row, on every node: it is not done where requests are served."""
+    collection = await filled(three)
+    await three["node1"].put_index(collection, FIELDS[0], three.options())
+    inside, counted = [], []
+    submit = three.pool.submit
+
+    def noted(function: Any, *arguments: Any) -> Any:
+        inside.append(function)
+        try:
+            return submit(function, *arguments)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(three.pool, "submit", noted)
+    for node in three.nodes.values():
+        payloads = node.indexes.get(collection.uid).payloads
+
+        def points(count: Any = payloads.points) -> Any:
+            counted.append(bool(inside))
+            return count()
+
+        monkeypatch.setattr(payloads, "points", points)
+    info = await three["node1"].collection_info("things", three.options())
+
+    assert info.field_counts == {"n": COUNT}
+    assert counted == [True] * 3
+
+
 async def test_too_many_indexes_are_refused(three):
     """A collection has a limited number of indexes; to define one again changes nothing."""
     collection = await filled(three)
