@@ -138,6 +138,61 @@ async def test_another_trigger_has_the_last_word(postgres):
     assert [image["body"] for _, _, image in found if image] == ["raw", "stamped"]
 
 
+async def test_of_rows_changed_together_the_newest_images_are_the_last(postgres):
+    """A trigger that runs for one row of a statement may change another, whose turn comes later."""
+    functions = """
+        CREATE FUNCTION leave_one() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+          IF NEW.stars = 1 THEN
+            UPDATE notes SET body = 'left', stars = 0 WHERE id <> NEW.id;
+          ELSIF NEW.stars = 2 THEN
+            DELETE FROM notes WHERE id = NEW.id + 1;
+          END IF;
+          RETURN NULL;
+        END $$;
+        CREATE FUNCTION bring_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+          INSERT INTO notes VALUES (OLD.id + 1, 'back', 0) ON CONFLICT DO NOTHING;
+          RETURN NULL;
+        END $$;
+        CREATE TRIGGER aaa AFTER INSERT OR UPDATE ON notes FOR EACH ROW
+        EXECUTE FUNCTION leave_one();
+        CREATE TRIGGER bbb AFTER DELETE ON notes FOR EACH ROW WHEN (OLD.id = 1)
+        EXECUTE FUNCTION bring_back();
+    """
+    async with notes(postgres) as here:
+        await here.user.execute(functions)
+        for change in (
+            "INSERT INTO notes VALUES (1, 'a', 1), (2, 'b', 1)",
+            "UPDATE notes SET stars = 3 - id, body = body || '!'",
+            "INSERT INTO notes VALUES (2, 'c', 0)",
+            "DELETE FROM notes",
+            "INSERT INTO notes VALUES (5, 'e', 0)",
+            "UPDATE notes SET id = id + 1, body = 'f'",
+        ):
+            await here.user.execute(change)
+            last = {key: image and image["body"] for _, key, image in await here.waiting()}
+            rows = await here.user.fetch("SELECT id::text, body FROM notes")
+            there = {key: body for key, body in last.items() if body is not None}
+
+            assert there == dict(rows), change
+
+
+async def test_a_renamed_column_is_no_deletion(postgres):
+    """Nobody else's change is refused; what is noted has no text, or no key, and no point goes."""
+    async with notes(postgres) as here:
+        await here.user.execute(INSERT, 1, "a")
+        await here.user.execute("ALTER TABLE notes RENAME body TO content")
+        await here.user.execute("UPDATE notes SET id = 2")
+        await here.user.execute("ALTER TABLE notes RENAME id TO number")
+        await here.user.execute("DELETE FROM notes")
+        found = await here.waiting()
+
+    assert found[1:] == [
+        ("delete", "1", None),
+        ("upsert", "2", {"id": 2}),
+        ("delete", None, None),
+    ]
+
+
 REFUSED = [
     ({"table": "nothing"}, "there is no table nothing"),
     ({"table": "parted"}, "not an ordinary, logged table"),

@@ -63,7 +63,7 @@ COMMENT ON TABLE recollect_outbox.dead_letters IS 'Changes that could not be app
 
 CREATE FUNCTION recollect_outbox.image(content jsonb, wanted text[]) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT CASE WHEN wanted IS NULL THEN content ELSE (
+  SELECT CASE WHEN wanted IS NULL OR content IS NULL THEN content ELSE (
     SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(content)
     WHERE key = ANY (wanted)
   ) END
@@ -76,29 +76,56 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Arguments: source, key column, columns of the image (none: all).
+--
+-- Triggers of a statement run row by row. One of somebody else's may change a row whose own turn
+-- comes later, and which is then shown as it was before: its older image would come last. So once
+-- changes were noted from within another trigger, what is noted is how the row is by now.
 CREATE FUNCTION recollect_outbox.capture() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   wanted text[] := TG_ARGV[2];
+  nested boolean := coalesce(current_setting('recollect_outbox.nested', true), '') = 'on';
+  now_there text := format(
+    'SELECT to_jsonb(t) FROM ONLY %1$I.%2$I t WHERE t.%3$I = ($1).%3$I',
+    TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[1]
+  );
   was jsonb;
   became jsonb;
+  old_key text;
+  new_key text;
 BEGIN
   IF TG_OP <> 'INSERT' THEN
     was := recollect_outbox.image(to_jsonb(OLD), wanted);
+    old_key := was ->> TG_ARGV[1];
   END IF;
   IF TG_OP <> 'DELETE' THEN
     became := recollect_outbox.image(to_jsonb(NEW), wanted);
+    new_key := became ->> TG_ARGV[1];
   END IF;
   IF was = became THEN
     RETURN NULL;
   END IF;
-  IF TG_OP <> 'INSERT' AND was ->> TG_ARGV[1] IS DISTINCT FROM became ->> TG_ARGV[1] THEN
-    INSERT INTO recollect_outbox.events (source, op, key)
-    VALUES (TG_ARGV[0]::integer, 'delete', was ->> TG_ARGV[1]);
+  IF pg_trigger_depth() > 1 AND NOT nested THEN
+    PERFORM set_config('recollect_outbox.nested', 'on', true);
+  END IF;
+  IF TG_OP = 'DELETE' OR TG_OP = 'UPDATE' AND old_key IS DISTINCT FROM new_key THEN
+    was := NULL;
+    IF nested AND old_key IS NOT NULL THEN
+      EXECUTE now_there INTO was USING OLD;
+      was := recollect_outbox.image(was, wanted);
+    END IF;
+    INSERT INTO recollect_outbox.events (source, op, key, image) VALUES (
+      TG_ARGV[0]::integer, CASE WHEN was IS NULL THEN 'delete' ELSE 'upsert' END, old_key, was
+    );
   END IF;
   IF TG_OP <> 'DELETE' THEN
-    INSERT INTO recollect_outbox.events (source, op, key, image)
-    VALUES (TG_ARGV[0]::integer, 'upsert', became ->> TG_ARGV[1], became);
+    IF nested AND new_key IS NOT NULL THEN
+      EXECUTE now_there INTO became USING NEW;
+      became := recollect_outbox.image(became, wanted);
+    END IF;
+    INSERT INTO recollect_outbox.events (source, op, key, image) VALUES (
+      TG_ARGV[0]::integer, CASE WHEN became IS NULL THEN 'delete' ELSE 'upsert' END, new_key, became
+    );
   END IF;
   PERFORM pg_notify('recollect_outbox', '');
   RETURN NULL;
