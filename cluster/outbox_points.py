@@ -2,7 +2,8 @@
 
 A key is an id when it is written as one: an unsigned 64-bit integer without leading zeros, or a
 UUID in lower case with hyphens. So two keys never are one id. A row whose text or vector is NULL
-has no point, and a deletion of what can be no id has nothing to do.
+has no point, and a deletion of what can be no id has nothing to do. But a row that lacks such a
+column, since somebody renamed it, says nothing about its point.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ def read_batch(
     drafts = Drafts()
     for event in last_of_each_key(events):
         point_id = id_of(event.key)
+        if event.op == "delete" and event.key is None:
+            gone = f"the table has no column '{source.id_column}' any more"
+            drafts.rejected.append(Rejected(event, "invalid_payload", gone))
+            continue
         if event.op == "delete":
             drafts.deletes.extend(() if point_id is None else (point_id,))
             continue
@@ -94,7 +99,9 @@ def _draft(
     image = _image(event)
     column = source.text_column or source.vector_column
     assert column is not None, "a source has a text or a vector"
-    content = image.get(column)
+    if column not in image:
+        raise BadRequest(f"the table has no column '{column}' any more")
+    content = image[column]
     if content is None:
         return None
     payload = _payload(source, image)

@@ -73,7 +73,7 @@ def test_a_text_waits_for_its_vector():
 
 def test_what_has_no_content_has_no_point():
     """NULL is a deletion, and the deletion of what is no id is nothing."""
-    drafts = read(upsert(v=None), upsert(2, "2"), Event(3, "delete", "x", None))
+    drafts = read(upsert(v=None), upsert(2, "2", v=None), Event(3, "delete", "x", None))
 
     assert drafts.deletes == [1, 2]
     assert (drafts.upserts, drafts.rejected) == ([], [])
@@ -101,6 +101,17 @@ def test_bad_rows_are_rejected(image, said):
     assert [each.id for each in drafts.upserts] == [2]
     assert [each.reason for each in drafts.rejected] == ["invalid_payload"]
     assert said in drafts.rejected[0].detail
+
+
+def test_a_column_that_is_gone_takes_no_points_away():
+    """A row without the column of its text, or of its key, is a dead letter: nothing is deleted."""
+    drafts = read(upsert(body="renamed"), Event(2, "delete", None, None))
+
+    assert (drafts.upserts, drafts.deletes) == ([], [])
+    assert [each.detail for each in drafts.rejected] == [
+        "the table has no column 'v' any more",
+        "the table has no column 'id' any more",
+    ]
 
 
 @pytest.mark.parametrize("text", ["  ", "x" * 2000, 7])
