@@ -169,8 +169,12 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def restoring(self) -> bool:
-        """Whether some node has yet to make the shards that the cluster was formed with."""
-        return any(self.awaits(node) for node in self.nodes)
+        """Whether some shard has yet to be made by a majority of its nodes, of those that the
+        cluster was formed with. A node that never comes back keeps nobody waiting."""
+        return any(
+            2 * sum(self.awaits(node) for node in members) >= len(members)
+            for members in self.shard_map
+        )
 
     def awaits(self, node: str) -> bool:
         """Whether a node has not had the shards yet that the cluster was formed with."""
