@@ -4,7 +4,7 @@ What is the fault of a row is told apart from what is not. A row that cannot bec
 whose text the embedder refuses, is rejected, with nothing written of the batch: it is to be taken
 out first. When the cluster or the embedder cannot do it now the batch waits. But a row may also be
 what the embedder keeps failing on: after some attempts, if the embedder does answer for a text of
-ours, the row is searched for by halves.
+ours, the row is searched for by halves. At fault is only what fails by itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from cluster.api.backend import TextEmbedder
@@ -26,6 +26,8 @@ from storage.outbox.model import Batch, Reason, Rejected, Source
 from storage.outbox.plan import request_id
 
 PREPARE_S: Final = 12.0
+TEXTS_AT_ONCE: Final = 64
+"""So many texts are embedded together at first, and half as many with every further attempt."""
 ATTEMPTS_MAX: Final = 5
 """After so many attempts a row may be at fault."""
 _PROBE: Final = "recollect"
@@ -55,6 +57,9 @@ class OutboxWriter:
     embedder: TextEmbedder
     payload_bytes_max: int
     clock: Callable[[], float]
+    _known: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Vectors of texts in a source's batch, by the source's uid: an attempt goes on where the one
+    before ran out of time."""
 
     async def apply(self, source: Source, batch: Batch, deadline_s: float) -> list[Rejected]:
         """Write a batch, or return the changes that cannot be, with nothing written.
@@ -70,7 +75,7 @@ class OutboxWriter:
                 )
                 if drafts.rejected:
                     return drafts.rejected
-                points = await self._points(collection, drafts.upserts, batch.attempts)
+                points = await self._points(source, collection, drafts.upserts, batch.attempts)
         except TimeoutError:
             raise Unavailable("the batch could not be prepared in time") from None
         if isinstance(points, Rejected):
@@ -88,33 +93,48 @@ class OutboxWriter:
         return collection
 
     async def _points(
-        self, collection: Collection, drafts: Sequence[Draft], attempts: int
+        self, source: Source, collection: Collection, drafts: Sequence[Draft], attempts: int
     ) -> list[Point] | Rejected:
         """Return the points, with the vectors of their texts, or a row that has none."""
-        texts = [draft.text for draft in drafts if draft.vector is None]
-        if not texts:
+        if all(draft.vector is not None for draft in drafts):
             return [_point(draft, draft.vector) for draft in drafts]
-        try:
-            vectors = await embedded(self.embedder, texts)
-        except NoEmbedding as error:
-            return _rejected(drafts[error.position], "embedding_failed", str(error))
-        except BadRequest as error:
-            return await self._culprit(drafts, "embedding_failed", error)
-        except RecollectError as error:
-            if attempts < ATTEMPTS_MAX or not await self._answers([_PROBE]):
-                raise
-            return await self._culprit(drafts, "max_retries_exceeded", error)
+        known = self._known.get(source.uid, {})
+        known = {draft.text: known[draft.text] for draft in drafts if draft.text in known}
+        self._known[source.uid] = known
+        lacking = [draft for draft in drafts if draft.text not in known]
+        size = max(1, TEXTS_AT_ONCE >> min(attempts, TEXTS_AT_ONCE.bit_length()))
+        for start in range(0, len(lacking), size):
+            rejected = await self._embed(lacking[start : start + size], known, attempts)
+            if rejected is not None:
+                return rejected
+        vectors = [known[draft.text] for draft in drafts]
         return await asyncio.to_thread(_with_vectors, collection, drafts, vectors)
 
-    async def _culprit(
-        self, drafts: Sequence[Draft], reason: Reason, error: RecollectError
-    ) -> Rejected:
-        """Return one row that cannot be embedded, of some that cannot be together."""
-        while len(drafts) > 1:
-            half = drafts[: len(drafts) // 2]
-            answers = await self._answers([draft.text for draft in half])
-            drafts = drafts[len(half) :] if answers else half
-        return _rejected(drafts[0], reason, error.message)
+    async def _embed(
+        self, drafts: Sequence[Draft], known: dict[str, Any], attempts: int
+    ) -> Rejected | None:
+        """Learn the vectors of texts, or return a row that by itself has none.
+
+        What fails together may succeed by halves: the endpoint may be slow, or refuse so many.
+        """
+        reason: Reason = "embedding_failed"
+        try:
+            vectors = await embedded(self.embedder, [draft.text for draft in drafts])
+        except NoEmbedding as error:
+            return _rejected(drafts[error.position], reason, str(error))
+        except RecollectError as error:
+            if not isinstance(error, BadRequest):
+                reason = "max_retries_exceeded"
+                if attempts < ATTEMPTS_MAX or not await self._answers([_PROBE]):
+                    raise
+            if len(drafts) == 1:
+                return _rejected(drafts[0], reason, error.message)
+            middle = len(drafts) // 2
+            return await self._embed(drafts[:middle], known, attempts) or await self._embed(
+                drafts[middle:], known, attempts
+            )
+        known.update(zip((draft.text for draft in drafts), vectors, strict=True))
+        return None
 
     async def _answers(self, texts: list[str]) -> bool:
         try:
@@ -140,6 +160,7 @@ class OutboxWriter:
             if drafts.deletes:
                 named = replace(options, request_id=request_id(source.uid, events, "delete"))
                 await self.router.delete(collection, drafts.deletes, named)
+            self._known.pop(source.uid, None)
         except RecollectError as error:
             blamed = _BLAMED.match(error.field or "")
             if error.retryable or blamed is None:

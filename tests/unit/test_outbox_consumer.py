@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from cluster.circuit_breaker import FAILURES_MAX, REST_S
-from cluster.errors import BadRequest, Unavailable
+from cluster.errors import BadRequest, DeadlineExceeded, RecollectError, Unavailable
 from cluster.metadata_command import ClusterView
 from cluster.model import Options
 from cluster.outbox import described
 from cluster.outbox_consumer import OutboxConsumer
-from cluster.outbox_writer import ATTEMPTS_MAX, OutboxWriter
+from cluster.outbox_writer import ATTEMPTS_MAX, TEXTS_AT_ONCE, OutboxWriter
 from storage.embedding import NoEmbedding
 from storage.outbox.dead_letters import listed, replay
 from storage.outbox.installing import Wanted, install, pause, resume
@@ -39,10 +39,14 @@ class Embedder:
     refused: tuple[str, ...] = ()
     poison: tuple[str, ...] = ()
     tokenless: tuple[str, ...] = ()
+    most: int = 1000
+    too_many: type[RecollectError] = Unavailable
     calls: int = 0
 
     async def embed(self, texts):
         self.calls += 1
+        if len(texts) > self.most:
+            raise self.too_many("not so many texts")
         if self.down or any(text in self.poison for text in texts):
             raise Unavailable("the embedding endpoint answers 500")
         if any(text in self.refused for text in texts):
@@ -273,6 +277,35 @@ async def test_a_row_that_always_fails_is_given_up(postgres):
 
         assert it.bodies() == {1: "a", 3: "b"}
         assert await it.letters() == {"2": "max_retries_exceeded"}
+
+
+@pytest.mark.parametrize("too_many", [DeadlineExceeded, Unavailable, BadRequest])
+async def test_too_many_texts_at_once_are_nobodys_fault(postgres, too_many):
+    """An endpoint that is slow, or refuses so many, gets fewer: each row alone is well."""
+    async with world(postgres) as it:
+        it.embedder.most, it.embedder.too_many = 2, too_many
+        await it.insert(*"abcdefgh")
+        for _ in range(ATTEMPTS_MAX + 3):
+            await it.drain()
+            await it.forget_attempts()
+
+        assert await it.letters() == {}
+        assert sorted(it.bodies().values()) == list("abcdefgh")
+
+
+async def test_an_attempt_goes_on_where_the_last_one_ended(postgres):
+    """Texts that have their vectors are not embedded again, until the batch is written."""
+    async with world(postgres) as it:
+        await it.insert(*(f"text {number}" for number in range(TEXTS_AT_ONCE + 1)))
+        it.embedder.poison = (f"text {TEXTS_AT_ONCE}",)
+        assert not await it.consumer.round(it.session)
+        assert it.embedder.calls == 2
+        it.embedder.poison = ()
+        await it.forget_attempts()
+        await it.drain()
+
+        assert (it.embedder.calls, len(it.bodies())) == (3, TEXTS_AT_ONCE + 1)
+        assert not it.consumer.writer._known
 
 
 async def test_dead_letters_wait_for_earlier_attempts(postgres):
