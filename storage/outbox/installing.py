@@ -21,9 +21,14 @@ from storage.outbox.schema import prepare, source_of
 LOCK_WAIT_MS: Final = 10_000
 _RELATION: Final = """
 SELECT c.oid, relkind = 'r' AND relpersistence = 'p'
-  AND NOT relispartition AND NOT relhassubclass AS plain
-FROM pg_class c WHERE c.oid = to_regclass($1)
+  AND NOT relispartition AND NOT relhassubclass AS plain,
+  relowner = proowner OR owner.rolsuper AS trusted, owner.rolname AS owner
+FROM pg_class c JOIN pg_roles owner ON owner.oid = relowner
+JOIN pg_proc p ON p.oid = 'recollect_outbox.capture()'::regprocedure
+WHERE c.oid = to_regclass($1)
 """
+"""`trusted`: to read a row as JSON runs functions that the table's owner may have made for its
+types, and the trigger does it with the rights of whoever made the schema."""
 _COLUMNS: Final = """
 SELECT attname, attnotnull FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped
 """
@@ -185,6 +190,11 @@ async def _relation(connection: Any, wanted: Wanted) -> int:
     if not found["plain"]:
         raise OutboxRefused(
             f"{wanted.table} is not an ordinary, logged table without partitions or heirs"
+        )
+    if not found["trusted"]:
+        raise OutboxRefused(
+            f"{wanted.table} belongs to {found['owner']}, who could do through its outbox whatever "
+            "the owner of the schema recollect_outbox may: install it as that user"
         )
     oid: int = found["oid"]
     columns = {row["attname"]: row["attnotnull"] for row in await connection.fetch(_COLUMNS, oid)}

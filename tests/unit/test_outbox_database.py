@@ -1,5 +1,6 @@
 """The outbox in a real Postgres: what the triggers note, who consumes, what is kept of failures."""
 
+import uuid
 from dataclasses import replace
 
 import asyncpg
@@ -191,6 +192,18 @@ async def test_a_renamed_column_is_no_deletion(postgres):
         ("upsert", "2", {"id": 2}),
         ("delete", None, None),
     ]
+
+
+async def test_a_table_of_somebody_else_is_refused(postgres):
+    """Its owner makes functions that run with the trigger's rights, such as a cast to JSON."""
+    role = f"owner_{uuid.uuid4().hex}"
+    async with place(postgres, NOTES, f"CREATE ROLE {role}") as here:
+        try:
+            await here.user.execute(f"ALTER TABLE notes OWNER TO {role}")
+            with pytest.raises(OutboxRefused, match=f"belongs to {role}"):
+                await install(here.database, WANTED)
+        finally:
+            await here.user.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 REFUSED = [
