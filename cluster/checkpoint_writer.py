@@ -5,8 +5,8 @@ read index, and the replica waits until it has applied that. One that cannot in 
 refused: somebody else has a better one.
 
 One shard at a time, so that what is spooled on the disk is never more than the largest shard; but
-of cuts that fit into memory some are sent at once, since they mostly wait for Postgres. The cut is
-made on a thread, the sending is on the event loop, which only moves bytes.
+cuts that fit into memory are sent together, see `cluster.checkpoint_sender`. The cut is made on a
+thread, the sending is on the event loop, which only moves bytes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Final
 
 from cluster.checkpoint_elements import GraphElements
 from cluster.checkpoint_methods import ShardWritten, WriteShard
+from cluster.checkpoint_sender import Sender
 from cluster.errors import Unavailable
-from storage.checkpoint.cut import take_cut
+from storage.checkpoint.cut import Cut, take_cut
 from storage.checkpoint.database import Database
 from storage.checkpoint.model import Manifest, Task
 from storage.checkpoint.spool import Spool
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 
 CATCH_UP_S: Final = 5.0
-SENDERS: Final = 3
-"""Shards under way at once: one connection of a node stays for other questions."""
+CUTS_MAX: Final = 16
+"""Shards under way at once: their cuts may be in memory, some hundred KiB each, at most two MiB."""
 
 ReadIndex = Callable[[int, float], Awaitable[int]]
 
@@ -53,7 +54,8 @@ class ShardWriter:
     surroundings: Surroundings
     read_index: ReadIndex
     clock: Callable[[], float]
-    _senders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SENDERS))
+    _in_memory: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CUTS_MAX))
+    _sender: Sender = field(default_factory=Sender)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
@@ -66,6 +68,15 @@ class ShardWriter:
 
         Raises Unavailable when this node should not do it, and CheckpointError.
         """
+        async with self._in_memory:
+            with self._sender.expected():
+                made = await self._cut(database, request)
+            if isinstance(made, Cut):
+                made = await self._sender.send(database, made)
+            return self._written(made)
+
+    async def _cut(self, database: Database, request: WriteShard) -> Cut | Manifest:
+        """Return a cut that is in memory, or the manifest of one that was not, and was sent."""
         replica = await self._replica(request.shard)
         task = Task(
             checkpoint=request.checkpoint,
@@ -74,22 +85,19 @@ class ShardWriter:
             epoch=request.epoch,
             base_index=request.base_index,
         )
-        async with self._senders:
-            async with self._turn:
-                spool = Spool(
-                    self._folder, 2 * self.config.disk_free_bytes_min, self.surroundings.pause
+        async with self._turn:
+            spool = Spool(
+                self._folder, 2 * self.config.disk_free_bytes_min, self.surroundings.pause
+            )
+            try:
+                cut = await asyncio.get_running_loop().run_in_executor(
+                    self._thread,
+                    partial(take_cut, task, replica.machine.snapshot(), GraphElements(), spool),
                 )
-                try:
-                    cut = await asyncio.get_running_loop().run_in_executor(
-                        self._thread,
-                        partial(take_cut, task, replica.machine.snapshot(), GraphElements(), spool),
-                    )
-                    if spool.on_disk:
-                        return self._written(await write_shard(database, cut))
-                finally:
-                    if spool.on_disk:
-                        await asyncio.to_thread(spool.discard)
-            return self._written(await write_shard(database, cut))
+                return await write_shard(database, cut) if spool.on_disk else cut
+            finally:
+                if spool.on_disk:
+                    await asyncio.to_thread(spool.discard)
 
     def close(self) -> None:
         """End the thread."""

@@ -63,6 +63,22 @@ def bigints(values: Sequence[int]) -> bytes:
     return _array(_BIGINT_OID, [bigint(value) for value in values])
 
 
+def fields_of(rows: bytes) -> list[list[bytes]]:
+    """Return what the fields of rows hold, none of which is NULL."""
+    found, at = [], 0
+    while at < len(rows):
+        (count,) = _COUNT.unpack_from(rows, at)
+        at += _COUNT.size
+        fields = []
+        for _ in range(count):
+            (length,) = _LENGTH.unpack_from(rows, at)
+            assert length >= 0, "no field is NULL"
+            at += _LENGTH.size + length
+            fields.append(rows[at - length : at])
+        found.append(fields)
+    return found
+
+
 def _array(element: int, fields: Sequence[bytes]) -> bytes:
     """One dimension, counted from 1; an empty array has none."""
     if not fields:

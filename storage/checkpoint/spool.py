@@ -1,8 +1,8 @@
 """Files in which a cut waits until Postgres has taken it.
 
-Each is a binary COPY of one table. They are written by a thread that holds a snapshot of the shard,
-as fast as the disk allows, and sent as slowly, and as often, as Postgres needs. What they take on
-the disk is watched: it must never be what makes the node refuse writes.
+Each has rows for one table, in the form of a binary COPY. They are written by a thread that holds
+a snapshot of the shard, as fast as the disk allows, and sent as slowly, and as often, as Postgres
+needs. What they take on the disk is watched: it must never be what makes the node refuse writes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from storage.checkpoint.copy_format import HEADER, TRAILER
 from storage.checkpoint.errors import NoRoom
 from storage.connections import out_of_space
 
@@ -35,6 +34,7 @@ class Spool:
         self._free_bytes_min = free_bytes_min
         self._pause = pause
         self._small: dict[str, bytes] = {}
+        self._pieces: dict[str, list[int]] = {}
         self.rows: dict[str, int] = {}
         """How many rows each file has."""
         self.on_disk = False
@@ -49,7 +49,7 @@ class Spool:
         assert name not in self.rows, "a file is written once"
         with self._room_named(), ExitStack() as opened:
             file: BinaryIO | None = None
-            count, held = 0, bytearray(HEADER)
+            count, held, pieces = 0, bytearray(), list[int]()
             for row in rows:
                 count += 1
                 held += row
@@ -57,26 +57,27 @@ class Spool:
                     file = file or opened.enter_context(self._create(name))
                     self._require_room()
                     file.write(held)
+                    pieces.append(len(held))
                     held.clear()
                     self._pause()
-            held += TRAILER
             if file is None:
                 self._small[name] = bytes(held)
             else:
                 file.write(held)
+                self._pieces[name] = [*pieces, len(held)]
         self.rows[name] = count
         return count
 
     async def read(self, name: str) -> AsyncIterator[bytes]:
-        """Yield a file's bytes, piece by piece."""
+        """Yield a file's bytes, piece by piece, each of whole rows."""
         if name in self._small:
             yield self._small[name]
             return
         path = self._folder / name
         file = await asyncio.to_thread(path.open, "rb")
         try:
-            while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
-                yield piece
+            for size in self._pieces[name]:
+                yield await asyncio.to_thread(file.read, size)
         finally:
             file.close()
 

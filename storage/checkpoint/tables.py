@@ -60,7 +60,8 @@ CLOSINGS: Final = (
     ("graph_counts", REPLACED_ELEMENTS, f"r.kind = {WHOLE_GRAPH}", "t.graph = r.graph"),
 )
 """Which rows of a table `t` some rows of a file `r` take the place of: at most one each."""
-REPLACED_COLUMNS: Final = {
-    REPLACED: ("collection", "id"),
-    REPLACED_ELEMENTS: ("graph", "kind", "id"),
+KEYS: Final = {
+    REPLACED: {"collection": "bigint", "id": "bytea"},
+    REPLACED_ELEMENTS: {"graph": "bigint", "kind": "integer", "id": "text"},
 }
+"""The fields of what is replaced, and their types."""

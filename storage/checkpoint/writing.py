@@ -1,8 +1,8 @@
 """A checkpoint from its beginning to its end, and how old ones go.
 
     begin         a row in `checkpoints`, not finished
-    write_shard   for each shard one transaction: what a cut replaces is closed, its rows come, and
-                  the manifest says that they have
+    write_shards  for each shard in one transaction, its own or that of several: what a cut replaces
+                  is closed, its rows come, and the manifest says that they have
     finish        once every shard has its manifest; from then on the checkpoint counts
     retain        checkpoints beyond the newest few go, and row versions that none of the rest needs
 
@@ -16,30 +16,30 @@ the other is told so.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
+from storage.checkpoint.closing import close_replaced
+from storage.checkpoint.copy_format import HEADER, TRAILER
 from storage.checkpoint.cut import Cut
 from storage.checkpoint.database import Database
-from storage.checkpoint.errors import CheckpointMissing, ShardMoved, Superseded
+from storage.checkpoint.errors import (
+    CheckpointError,
+    CheckpointMissing,
+    DatabaseUnavailable,
+    ShardMoved,
+    Superseded,
+)
 from storage.checkpoint.model import FORMAT_VERSION, NOT_WRITTEN, Begun, Manifest, Task
 from storage.checkpoint.reading import MANIFEST_COLUMNS, read_manifest
-from storage.checkpoint.tables import (
-    CLOSINGS,
-    COLUMNS,
-    REPLACED,
-    REPLACED_COLUMNS,
-    REPLACED_ELEMENTS,
-    VERSIONED,
-)
+from storage.checkpoint.tables import COLUMNS, VERSIONED
 
-_ENTER: Final = """
-SET LOCAL synchronous_commit = off;
-CREATE TEMP TABLE IF NOT EXISTS {replaced} ({replaced_columns}) ON COMMIT DELETE ROWS;
-CREATE TEMP TABLE IF NOT EXISTS {elements} ({elements_columns}) ON COMMIT DELETE ROWS;
-SELECT pg_advisory_xact_lock(hashtextextended('recollect {cluster:d}/{shard:d}', 0));
-"""
-"""All in one question, and the lock last: what is asked next sees what its last holder committed.
+_ENTER: Final = "SET LOCAL synchronous_commit = off;"
+_LOCK: Final = (
+    "SELECT pg_advisory_xact_lock(hashtextextended('recollect {cluster:d}/{shard:d}', 0));"
+)
+"""All in one question, and the locks last, in the order of shards: what is asked next sees what
+their last holders committed.
 
 A shard alone is worth no wait for the disk: what `finish` commits is on disk with all before."""
 _CLUSTER: Final = """
@@ -54,51 +54,14 @@ _BASES: Final = """
 SELECT DISTINCT ON (shard) shard, applied_index FROM manifests WHERE cluster = $1
 ORDER BY shard, checkpoint_id DESC
 """
-_STATE: Final = f"""
-SELECT c.finished_at IS NULL AS is_open, last.* FROM checkpoints c LEFT JOIN LATERAL (
-  SELECT {MANIFEST_COLUMNS} FROM manifests WHERE cluster = $1 AND shard = $2
+_STATES: Final = f"""
+SELECT asked.shard AS asked, c.finished_at IS NULL AS is_open, last.*
+FROM checkpoints c CROSS JOIN unnest($3::integer[]) AS asked(shard) LEFT JOIN LATERAL (
+  SELECT {MANIFEST_COLUMNS} FROM manifests m WHERE m.cluster = $1 AND m.shard = asked.shard
   ORDER BY checkpoint_id DESC LIMIT 1
-) last ON TRUE WHERE c.cluster = $1 AND c.id = $3 FOR KEY SHARE OF c
+) last ON TRUE WHERE c.cluster = $1 AND c.id = $2 FOR KEY SHARE OF c
 """  # noqa: S608
-"""Whether a checkpoint may be written, which stays there meanwhile; its shard's last manifest."""
-_TEMPORARY: Final = {
-    "replaced": REPLACED,
-    "replaced_columns": "collection bigint, id bytea",
-    "elements": REPLACED_ELEMENTS,
-    "elements_columns": "graph bigint, kind integer, id text",
-}
-_NEWLY_DROPPED: Final = """
-INSERT INTO dropped_collections (cluster, shard, from_checkpoint, collection)
-SELECT $1, $2, $3, unnest($4::bigint[]) ON CONFLICT DO NOTHING RETURNING collection
-"""
-_CLOSE: Final = """
-closed_{table} AS (
-  UPDATE {table} SET to_checkpoint = $3 WHERE ctid = ANY (ARRAY(
-    SELECT found.place FROM {source} r CROSS JOIN LATERAL (
-      SELECT t.ctid AS place FROM {table} t
-      WHERE t.cluster = $1 AND t.shard = $2 AND t.to_checkpoint IS NULL AND {match} LIMIT 1
-    ) found WHERE {condition}
-  ))
-)
-"""
-"""Said so that each is looked up in the index of what is current: a plain join is planned by
-statistics, which after the first checkpoint there are none of, and reads the whole shard."""
-_CLOSE_NAMED: Final = {
-    name: "WITH"
-    + ",".join(
-        _CLOSE.format(table=table, source=source, condition=condition, match=match)
-        for table, source, condition, match in CLOSINGS
-        if source == name
-    )
-    + "SELECT"
-    for name in REPLACED_COLUMNS
-}
-"""All closings that a file of what is replaced stands for, in one statement."""
-_CLOSE_ALL: Final = """
-UPDATE {table} SET to_checkpoint = $3
-WHERE cluster = $1 AND shard = $2 AND to_checkpoint IS NULL
-"""
-_CLOSE_DROPPED: Final = _CLOSE_ALL + " AND {column} = ANY($4::bigint[])"
+"""Whether a checkpoint may be written, which stays there meanwhile; its shards' last manifests."""
 _MANIFEST: Final = """
 INSERT INTO manifests (checkpoint_id, cluster, cluster_id, shard, epoch, applied_index, term,
   state_hash, records, tombstones, nodes, hyperedges, collections, rows_written, next_row, clock_ms,
@@ -142,11 +105,30 @@ async def write_shard(database: Database, cut: Cut) -> Manifest:
         ShardMoved: the cut builds upon a checkpoint that is not the shard's last one.
         CheckpointMissing: the checkpoint was removed, or finished, meanwhile.
     """
+    (outcome,) = await write_shards(database, [cut])
+    if isinstance(outcome, CheckpointError):
+        raise outcome
+    return outcome
 
-    async def work(connection: Any) -> Manifest:
-        return await _write(connection, cut)
 
-    return await database.run(work)
+async def write_shards(database: Database, cuts: Sequence[Cut]) -> list[Manifest | CheckpointError]:
+    """Write cuts through several shards, of one checkpoint, in one transaction.
+
+    Returns for each what `write_shard` returns or raises. A shard that is refused does not keep
+    the others back; when Postgres refuses all of them together, each is written alone.
+    """
+
+    async def work(connection: Any) -> list[Manifest | CheckpointError]:
+        return await _write(connection, cuts)
+
+    try:
+        return await database.run(work)
+    except DatabaseUnavailable as error:
+        return [error] * len(cuts)
+    except CheckpointError as error:
+        if len(cuts) == 1:
+            return [error]
+    return [outcome for cut in cuts for outcome in await write_shards(database, [cut])]
 
 
 async def finish(database: Database, checkpoint: int, catalog: Mapping[str, Any]) -> None:
@@ -182,58 +164,58 @@ async def retain(database: Database, cluster: int, kept: int) -> list[int]:
     return await database.run(work)
 
 
-async def _write(connection: Any, cut: Cut) -> Manifest:
-    task = cut.task
-    await connection.execute(_ENTER.format(cluster=task.cluster, shard=task.shard, **_TEMPORARY))
-    state = await connection.fetchrow(_STATE, task.cluster, task.shard, task.checkpoint)
+async def _write(connection: Any, cuts: Sequence[Cut]) -> list[Manifest | CheckpointError]:
+    shards = sorted(cut.task.shard for cut in cuts)
+    cluster, checkpoint = cuts[0].task.cluster, cuts[0].task.checkpoint
+    locks = (_LOCK.format(cluster=cluster, shard=shard) for shard in shards)
+    await connection.execute("".join((_ENTER, *locks)))
+    found = await connection.fetch(_STATES, cluster, checkpoint, shards)
+    states = {state["asked"]: state for state in found}
+    settled = {cut.task.shard: _settled(cut.task, states.get(cut.task.shard)) for cut in cuts}
+    if written := [cut for cut in cuts if settled[cut.task.shard] is None]:
+        await close_replaced(connection, written)
+        for table in VERSIONED:
+            await _copy(connection, written, table)
+        await connection.executemany(_MANIFEST, [_manifest_row(cut) for cut in written])
+    return [settled[cut.task.shard] or cut.manifest for cut in cuts]
+
+
+def _settled(task: Task, state: Any) -> Manifest | CheckpointError | None:
+    """Return what a shard's part comes to without being written; None: it is to be written."""
     if state is None:
-        raise CheckpointMissing(f"checkpoint {task.checkpoint} is gone")
+        return CheckpointMissing(f"checkpoint {task.checkpoint} is gone")
     last = None if state["checkpoint_id"] is None else read_manifest(state)
     if last is not None and last.checkpoint > task.checkpoint:
-        raise Superseded(f"shard {task.shard} is in checkpoint {last.checkpoint} already")
+        return Superseded(f"shard {task.shard} is in checkpoint {last.checkpoint} already")
     if last is not None and last.checkpoint == task.checkpoint:
         return last
     if (last.applied_index if last else NOT_WRITTEN) != task.base_index:
-        raise ShardMoved(f"shard {task.shard}: another checkpoint came between")
+        return ShardMoved(f"shard {task.shard}: another checkpoint came between")
     if not state["is_open"]:
-        raise CheckpointMissing(f"checkpoint {task.checkpoint} is finished")
-    await _close_replaced(connection, cut)
-    for table in VERSIONED:
-        await _copy(connection, cut, table, COLUMNS[table])
-    await _insert_manifest(connection, task, cut.manifest)
-    return cut.manifest
+        return CheckpointMissing(f"checkpoint {task.checkpoint} is finished")
+    return None
 
 
-async def _close_replaced(connection: Any, cut: Cut) -> None:
-    """Close what is current in Postgres and not in the shard any more."""
-    key = (cut.task.cluster, cut.task.shard, cut.task.checkpoint)
-    if cut.task.is_first:
-        for table in VERSIONED:
-            await connection.execute(_CLOSE_ALL.format(table=table), *key)
-    for name, columns in REPLACED_COLUMNS.items():
-        if cut.spool.rows.get(name):
-            await _copy(connection, cut, name, columns)
-            await connection.execute(_CLOSE_NAMED[name], *key)
-    if cut.dropped:
-        found = await connection.fetch(_NEWLY_DROPPED, *key, cut.dropped)
-        dropped = [row["collection"] for row in found]
-        for table, column in VERSIONED.items() if dropped else ():
-            query = _CLOSE_DROPPED.format(table=table, column=column)
-            await connection.execute(query, *key, dropped)
+async def _copy(connection: Any, cuts: Sequence[Cut], table: str) -> None:
+    filled = [cut for cut in cuts if cut.spool.rows[table]]
 
+    async def source() -> AsyncIterator[bytes]:
+        yield HEADER
+        for cut in filled:
+            async for piece in cut.spool.read(table):
+                yield piece
+        yield TRAILER
 
-async def _copy(connection: Any, cut: Cut, name: str, columns: Sequence[str]) -> None:
-    if cut.spool.rows[name]:
+    if filled:
         await connection.copy_to_table(
-            name, source=cut.spool.read(name), columns=columns, format="binary"
+            table, source=source(), columns=COLUMNS[table], format="binary"
         )
 
 
-async def _insert_manifest(connection: Any, task: Task, manifest: Manifest) -> None:
-    counts = manifest.counts
+def _manifest_row(cut: Cut) -> tuple[Any, ...]:
+    task, manifest, counts = cut.task, cut.manifest, cut.manifest.counts
     collections = {str(uid): count for uid, count in sorted(counts.collections.items())}
-    await connection.execute(
-        _MANIFEST,
+    return (
         task.checkpoint,
         task.cluster,
         task.shard,
