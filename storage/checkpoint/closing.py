@@ -1,7 +1,9 @@
 """What cuts replace is closed: it stays for older checkpoints, and is current no more.
 
 Which rows these are comes as arrays, so that a small change needs no table to be made for it, nor
-one to be emptied. A cut of many has them in pieces.
+one to be emptied. A cut of many has them in pieces. They are arrays of text, and Postgres makes of
+them what it needs: the driver has to ask it about arrays of anything else, on each new connection,
+and that takes longer than what is to be done.
 """
 
 from __future__ import annotations
@@ -35,30 +37,31 @@ closed_{table} AS (
 statistics, which after the first checkpoint there are none of, and reads the whole shard."""
 _CLOSE_ALL: Final = """
 UPDATE {table} SET to_checkpoint = $2
-WHERE cluster = $1 AND shard = ANY($3::integer[]) AND to_checkpoint IS NULL
+WHERE cluster = $1 AND shard = ANY($3::text[]::integer[]) AND to_checkpoint IS NULL
 """
 _NEWLY_DROPPED: Final = """
 INSERT INTO dropped_collections (cluster, shard, from_checkpoint, collection)
-SELECT $1, shard, $2, collection FROM unnest($3::integer[], $4::bigint[]) AS d(shard, collection)
-ON CONFLICT DO NOTHING RETURNING shard, collection
+SELECT $1, shard, $2, collection
+FROM unnest($3::text[]::integer[], $4::text[]::bigint[]) AS d(shard, collection)
+ON CONFLICT DO NOTHING RETURNING shard::text, collection::text
 """
 _CLOSE_DROPPED: Final = """
 UPDATE {table} t SET to_checkpoint = $2
-FROM unnest($3::integer[], $4::bigint[]) AS d(shard, collection)
+FROM unnest($3::text[]::integer[], $4::text[]::bigint[]) AS d(shard, collection)
 WHERE t.cluster = $1 AND t.shard = d.shard AND t.{column} = d.collection AND to_checkpoint IS NULL
 """
-_READ: Final[Mapping[str, Callable[[bytes], Any]]] = {
-    "bigint": lambda field: int.from_bytes(field, "big", signed=True),
-    "integer": lambda field: int.from_bytes(field, "big", signed=True),
-    "bytea": bytes,
+_TEXT_OF: Final[Mapping[str, Callable[[bytes], str]]] = {
+    "bigint": lambda field: str(int.from_bytes(field, "big", signed=True)),
+    "integer": lambda field: str(int.from_bytes(field, "big", signed=True)),
+    "bytea": lambda field: "\\x" + field.hex(),
     "text": bytes.decode,
 }
 
 
 def _closing(name: str, keys: Mapping[str, str]) -> str:
     """Return the statement that closes all that a file of what is replaced stands for."""
-    arrays = [f"${place}::{kind}[]" for place, kind in enumerate(keys.values(), start=4)]
-    source = f"unnest($3::integer[], {', '.join(arrays)}) AS r(shard, {', '.join(keys)})"
+    arrays = [f"${place}::text[]::{kind}[]" for place, kind in enumerate(keys.values(), start=4)]
+    source = f"unnest($3::text[]::integer[], {', '.join(arrays)}) AS r(shard, {', '.join(keys)})"
     closings = [
         _CLOSE.format(table=table, condition=condition, match=match)
         for table, source_name, condition, match in CLOSINGS
@@ -76,7 +79,7 @@ async def close_replaced(connection: Any, cuts: Sequence[Cut]) -> None:
     The cuts are of one checkpoint.
     """
     key: _Key = (cuts[0].task.cluster, cuts[0].task.checkpoint)
-    if first := [cut.task.shard for cut in cuts if cut.task.is_first]:
+    if first := [str(cut.task.shard) for cut in cuts if cut.task.is_first]:
         for table in VERSIONED:
             await connection.execute(_CLOSE_ALL.format(table=table), *key, first)
     for name in KEYS:
@@ -85,7 +88,7 @@ async def close_replaced(connection: Any, cuts: Sequence[Cut]) -> None:
 
 
 async def _close_named(connection: Any, key: _Key, cuts: Sequence[Cut], name: str) -> None:
-    held: list[tuple[Any, ...]] = []
+    held: list[tuple[str, ...]] = []
     for cut in cuts:
         if cut.spool.rows.get(name):
             async for piece in cut.spool.read(name):
@@ -97,23 +100,23 @@ async def _close_named(connection: Any, key: _Key, cuts: Sequence[Cut], name: st
         await connection.execute(_CLOSE_NAMED[name], *key, *zip(*held, strict=True))
 
 
-async def _keys(shard: int, name: str, piece: bytes) -> list[tuple[Any, ...]]:
+async def _keys(shard: int, name: str, piece: bytes) -> list[tuple[str, ...]]:
     """Return the shard and the fields of each row of a piece."""
     if len(piece) > PARSED_HERE_BYTES:
         return await asyncio.to_thread(_parsed, shard, name, piece)
     return _parsed(shard, name, piece)
 
 
-def _parsed(shard: int, name: str, piece: bytes) -> list[tuple[Any, ...]]:
-    read = [_READ[kind] for kind in KEYS[name].values()]
+def _parsed(shard: int, name: str, piece: bytes) -> list[tuple[str, ...]]:
+    text_of = [_TEXT_OF[kind] for kind in KEYS[name].values()]
     return [
-        (shard, *(one(field) for one, field in zip(read, fields, strict=True)))
+        (str(shard), *(one(field) for one, field in zip(text_of, fields, strict=True)))
         for fields in fields_of(piece)
     ]
 
 
 async def _close_dropped(connection: Any, key: _Key, cuts: Sequence[Cut]) -> None:
-    dropped = [(cut.task.shard, uid) for cut in cuts for uid in cut.dropped]
+    dropped = [(str(cut.task.shard), str(uid)) for cut in cuts for uid in cut.dropped]
     if dropped:
         found = await connection.fetch(_NEWLY_DROPPED, *key, *zip(*dropped, strict=True))
         for table, column in VERSIONED.items() if found else ():

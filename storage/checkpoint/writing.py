@@ -42,21 +42,23 @@ _LOCK: Final = (
 their last holders committed.
 
 A shard alone is worth no wait for the disk: what `finish` commits is on disk with all before."""
-_CLUSTER: Final = """
-INSERT INTO clusters (cluster_id) VALUES ($1)
-ON CONFLICT (cluster_id) DO UPDATE SET cluster_id = excluded.cluster_id RETURNING cluster
-"""
 _BEGIN: Final = """
-INSERT INTO checkpoints (cluster, cluster_id, shards, format_version) VALUES ($1, $2, $3, $4)
-RETURNING id
+WITH ours AS (
+  INSERT INTO clusters (cluster_id) VALUES ($1)
+  ON CONFLICT (cluster_id) DO UPDATE SET cluster_id = excluded.cluster_id RETURNING cluster
+), begun AS (
+  INSERT INTO checkpoints (cluster, cluster_id, shards, format_version)
+  SELECT cluster, $1, $2, $3 FROM ours RETURNING id, cluster
+)
+SELECT begun.id, begun.cluster, base.shard, base.applied_index FROM begun LEFT JOIN LATERAL (
+  SELECT DISTINCT ON (shard) shard, applied_index FROM manifests WHERE cluster = begun.cluster
+  ORDER BY shard, checkpoint_id DESC
+) base ON TRUE
 """
-_BASES: Final = """
-SELECT DISTINCT ON (shard) shard, applied_index FROM manifests WHERE cluster = $1
-ORDER BY shard, checkpoint_id DESC
-"""
+"""A checkpoint's number, its cluster's, and how far each shard was in its last manifest, if any."""
 _STATES: Final = f"""
 SELECT asked.shard AS asked, c.finished_at IS NULL AS is_open, last.*
-FROM checkpoints c CROSS JOIN unnest($3::integer[]) AS asked(shard) LEFT JOIN LATERAL (
+FROM checkpoints c CROSS JOIN unnest($3::text[]::integer[]) AS asked(shard) LEFT JOIN LATERAL (
   SELECT {MANIFEST_COLUMNS} FROM manifests m WHERE m.cluster = $1 AND m.shard = asked.shard
   ORDER BY checkpoint_id DESC LIMIT 1
 ) last ON TRUE WHERE c.cluster = $1 AND c.id = $2 FOR KEY SHARE OF c
@@ -90,10 +92,9 @@ async def begin(database: Database, cluster_id: str, shards: int) -> Begun:
     """Begin a checkpoint."""
 
     async def work(connection: Any) -> Begun:
-        cluster = await connection.fetchval(_CLUSTER, cluster_id)
-        number = await connection.fetchval(_BEGIN, cluster, cluster_id, shards, FORMAT_VERSION)
-        bases = await connection.fetch(_BASES, cluster)
-        return Begun(number, cluster, {row["shard"]: row["applied_index"] for row in bases})
+        rows = await connection.fetch(_BEGIN, cluster_id, shards, FORMAT_VERSION)
+        bases = {row["shard"]: row["applied_index"] for row in rows if row["shard"] is not None}
+        return Begun(rows[0]["id"], rows[0]["cluster"], bases)
 
     return await database.run(work)
 
@@ -169,7 +170,7 @@ async def _write(connection: Any, cuts: Sequence[Cut]) -> list[Manifest | Checkp
     cluster, checkpoint = cuts[0].task.cluster, cuts[0].task.checkpoint
     locks = (_LOCK.format(cluster=cluster, shard=shard) for shard in shards)
     await connection.execute("".join((_ENTER, *locks)))
-    found = await connection.fetch(_STATES, cluster, checkpoint, shards)
+    found = await connection.fetch(_STATES, cluster, checkpoint, [*map(str, shards)])
     states = {state["asked"]: state for state in found}
     settled = {cut.task.shard: _settled(cut.task, states.get(cut.task.shard)) for cut in cuts}
     if written := [cut for cut in cuts if settled[cut.task.shard] is None]:

@@ -14,8 +14,6 @@ import pytest
 
 from cluster.checkpoint_elements import GraphElements
 from cluster.checkpoint_sender import Sender
-from cluster.checkpoint_sender import Sender
-from cluster.checkpoint_sender import Sender
 from cluster.shard import ShardMachine
 from storage.checkpoint.contents import verify_shard
 from storage.checkpoint.cut import take_cut
@@ -32,8 +30,6 @@ from storage.checkpoint.errors import (
     Superseded,
 )
 from storage.checkpoint.migrate import migrate, migrations
-from storage.checkpoint.model import Manifest
-from storage.checkpoint.model import Manifest
 from storage.checkpoint.model import Manifest
 from storage.checkpoint.reading import checkpoint, checkpoints
 from storage.checkpoint.spool import Spool
@@ -213,104 +209,6 @@ async def test_of_two_writers_the_newer_wins(database, machine, tmp_path):
     assert await database.run(lambda c: c.fetch("SELECT id FROM checkpoints")) == [
         (new.checkpoint,)
     ]
-
-
-TRANSACTIONS = "SELECT count(DISTINCT xmin::text) FROM manifests WHERE checkpoint_id = $1"
-
-
-async def test_shards_share_a_transaction(database, machine, tmp_path):
-    """One that is refused does not keep the others back, and is told why."""
-    old, new = [await begin(database, "c1", 3) for _ in range(2)]
-    late = [cut_of(machine, old.task(shard, 1), tmp_path) for shard in range(3)]
-    await write_shard(database, cut_of(machine, new.task(1, 1), tmp_path))
-    outcomes = await write_shards(database, late)
-    again = await write_shards(database, late)
-
-    assert [type(each) for each in outcomes] == [Manifest, Superseded, Manifest]
-    assert outcomes[::2] == again[::2] == [late[0].manifest, late[2].manifest]
-    assert await database.run(lambda c: c.fetchval(TRANSACTIONS, old.checkpoint)) == 1
-    assert await database.run(lambda c: c.fetchval("SELECT count(*) FROM records")) == 900
-
-
-async def test_what_is_refused_together_is_written_alone(database, machine, tmp_path):
-    """Should Postgres refuse one shard's rows, the others get in without it."""
-    begun = await begin(database, "c1", 3)
-    await database.run(lambda c: c.execute("ALTER TABLE records ADD CHECK (shard <> 1)"))
-    cuts = [cut_of(machine, begun.task(shard, 1), tmp_path) for shard in range(3)]
-    outcomes = await write_shards(database, cuts)
-
-    assert [type(each) for each in outcomes] == [Manifest, DatabaseRefused, Manifest]
-    assert await database.run(lambda c: c.fetchval(TRANSACTIONS, begun.checkpoint)) == 2
-
-
-async def test_a_sender_that_is_cancelled_leaves_the_others(postgres, machine, tmp_path):
-    """What it had begun to send for all of them is sent by the next."""
-    sender = Sender()
-    async with fresh_database(postgres) as (database, url), asyncio.timeout(20):
-        begun = await begin(database, "c1", 2)
-        cuts = [cut_of(machine, begun.task(shard, 1), tmp_path) for shard in range(2)]
-        holder = await asyncpg.connect(url)
-        await holder.execute("BEGIN; LOCK TABLE records IN ACCESS EXCLUSIVE MODE")
-        with sender.expected():
-            first, second = (asyncio.ensure_future(sender.send(database, cut)) for cut in cuts)
-            await asyncio.sleep(0)
-        while not await holder.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-            await asyncio.sleep(0.01)
-        first.cancel()
-        await asyncio.wait([first])
-        await holder.close()
-
-        assert await second == cuts[1].manifest
-        assert first.cancelled()
-
-
-TRANSACTIONS = "SELECT count(DISTINCT xmin::text) FROM manifests WHERE checkpoint_id = $1"
-
-
-async def test_shards_share_a_transaction(database, machine, tmp_path):
-    """One that is refused does not keep the others back, and is told why."""
-    old, new = [await begin(database, "c1", 3) for _ in range(2)]
-    late = [cut_of(machine, old.task(shard, 1), tmp_path) for shard in range(3)]
-    await write_shard(database, cut_of(machine, new.task(1, 1), tmp_path))
-    outcomes = await write_shards(database, late)
-    again = await write_shards(database, late)
-
-    assert [type(each) for each in outcomes] == [Manifest, Superseded, Manifest]
-    assert outcomes[::2] == again[::2] == [late[0].manifest, late[2].manifest]
-    assert await database.run(lambda c: c.fetchval(TRANSACTIONS, old.checkpoint)) == 1
-    assert await database.run(lambda c: c.fetchval("SELECT count(*) FROM records")) == 900
-
-
-async def test_what_is_refused_together_is_written_alone(database, machine, tmp_path):
-    """Should Postgres refuse one shard's rows, the others get in without it."""
-    begun = await begin(database, "c1", 3)
-    await database.run(lambda c: c.execute("ALTER TABLE records ADD CHECK (shard <> 1)"))
-    cuts = [cut_of(machine, begun.task(shard, 1), tmp_path) for shard in range(3)]
-    outcomes = await write_shards(database, cuts)
-
-    assert [type(each) for each in outcomes] == [Manifest, DatabaseRefused, Manifest]
-    assert await database.run(lambda c: c.fetchval(TRANSACTIONS, begun.checkpoint)) == 2
-
-
-async def test_a_sender_that_is_cancelled_leaves_the_others(postgres, machine, tmp_path):
-    """What it had begun to send for all of them is sent by the next."""
-    sender = Sender()
-    async with fresh_database(postgres) as (database, url), asyncio.timeout(20):
-        begun = await begin(database, "c1", 2)
-        cuts = [cut_of(machine, begun.task(shard, 1), tmp_path) for shard in range(2)]
-        holder = await asyncpg.connect(url)
-        await holder.execute("BEGIN; LOCK TABLE records IN ACCESS EXCLUSIVE MODE")
-        with sender.expected():
-            first, second = (asyncio.ensure_future(sender.send(database, cut)) for cut in cuts)
-            await asyncio.sleep(0)
-        while not await holder.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-            await asyncio.sleep(0.01)
-        first.cancel()
-        await asyncio.wait([first])
-        await holder.close()
-
-        assert await second == cuts[1].manifest
-        assert first.cancelled()
 
 
 TRANSACTIONS = "SELECT count(DISTINCT xmin::text) FROM manifests WHERE checkpoint_id = $1"

@@ -10,12 +10,8 @@ from hypothesis import HealthCheck, given, settings
 
 from cluster.checkpoint_elements import GraphElements
 from cluster.command import Delete
-from cluster.command import Delete
-from cluster.command import Delete
 from cluster.graph_rows import stored_edges, stored_nodes
 from cluster.shard import ShardMachine
-from storage.checkpoint import closing, spool
-from storage.checkpoint import closing, spool
 from storage.checkpoint import closing, spool
 from storage.checkpoint.contents import verify_shard
 from storage.checkpoint.errors import CheckpointDamaged, CheckpointMissing
@@ -121,50 +117,6 @@ def test_an_increment_writes_what_changed(url, tmp_path):
         return [each.rows_written for each in written]
 
     assert on(url, story) == [50, 1, 0]
-
-
-def test_much_that_is_replaced_goes_in_pieces(url, tmp_path, monkeypatch):
-    """More than fits into memory or into one statement: all of it is replaced, and nothing else."""
-    monkeypatch.setattr(spool, "PIECE_BYTES", 4096)
-    monkeypatch.setattr(closing, "KEYS_MAX", 300)
-    monkeypatch.setattr(closing, "PARSED_HERE_BYTES", 100)
-
-    async def story(database):
-        machine = new_shard()
-        apply(machine, command(upsert(*(point(number) for number in range(2000)))))
-        await checkpoint_shard(database, machine, tmp_path, "pieces")
-        apply(machine, command(upsert(*(point(number, b'{"n":1}') for number in range(1500)))))
-        apply(machine, command(Delete(1, ids=[point(1700).id])))
-        manifest = await checkpoint_shard(database, machine, tmp_path, "pieces")
-        copy = await restored(database, manifest, tmp_path / "state")
-        return manifest.rows_written, dump(copy), dump(machine)
-
-    written, found, wanted = on(url, story)
-
-    assert written == 1501
-    assert found == wanted
-
-
-def test_much_that_is_replaced_goes_in_pieces(url, tmp_path, monkeypatch):
-    """More than fits into memory or into one statement: all of it is replaced, and nothing else."""
-    monkeypatch.setattr(spool, "PIECE_BYTES", 4096)
-    monkeypatch.setattr(closing, "KEYS_MAX", 300)
-    monkeypatch.setattr(closing, "PARSED_HERE_BYTES", 100)
-
-    async def story(database):
-        machine = new_shard()
-        apply(machine, command(upsert(*(point(number) for number in range(2000)))))
-        await checkpoint_shard(database, machine, tmp_path, "pieces")
-        apply(machine, command(upsert(*(point(number, b'{"n":1}') for number in range(1500)))))
-        apply(machine, command(Delete(1, ids=[point(1700).id])))
-        manifest = await checkpoint_shard(database, machine, tmp_path, "pieces")
-        copy = await restored(database, manifest, tmp_path / "state")
-        return manifest.rows_written, dump(copy), dump(machine)
-
-    written, found, wanted = on(url, story)
-
-    assert written == 1501
-    assert found == wanted
 
 
 def test_much_that_is_replaced_goes_in_pieces(url, tmp_path, monkeypatch):

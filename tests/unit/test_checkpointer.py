@@ -182,28 +182,6 @@ async def test_a_node_sends_small_cuts_together(world):
     assert counts == (1, 2)
 
 
-async def test_a_node_sends_small_cuts_together(world):
-    """Both shards are written by the only node there is, in one transaction."""
-    world.down.update(("node2", "node3"))
-    state = await outcome(world)
-    query = "SELECT count(DISTINCT xmin::text), count(*) FROM manifests"
-    (counts,) = await world.database.run(lambda c: c.fetch(query))
-
-    assert state.state == "finished"
-    assert counts == (1, 2)
-
-
-async def test_a_node_sends_small_cuts_together(world):
-    """Both shards are written by the only node there is, in one transaction."""
-    world.down.update(("node2", "node3"))
-    state = await outcome(world)
-    query = "SELECT count(DISTINCT xmin::text), count(*) FROM manifests"
-    (counts,) = await world.database.run(lambda c: c.fetch(query))
-
-    assert state.state == "finished"
-    assert counts == (1, 2)
-
-
 async def test_who_does_not_keep_up_is_passed_over(world):
     """Followers that are down or behind leave a shard to its leader."""
     world.down.add("node2")
