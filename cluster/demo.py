@@ -23,7 +23,7 @@ from cluster.demo_corpus import Docstring, docstrings, source_files, standard_li
 from cluster.demo_failover import SteadyWriter, longest_pause_s
 from cluster.demo_load import Payload, create_collection, patiently, store_all
 from cluster.demo_restore import Move, Moved
-from cluster.demo_search import QUESTIONS, Found, ask, ask_in_words, median_ms
+from cluster.demo_search import QUESTIONS, Found, ask, ask_in_words, is_indexed, median_ms
 from cluster.demo_stage import CONVERGED_S, READY_S, REQUEST_TIMEOUT_S, Voice, until
 from cluster.errors import CommandFailed
 from cluster.ports import free_base
@@ -212,6 +212,7 @@ class Demo:
         step = max(1, len(self._vectors) // TIMED_SEARCHES)
         sample = [vector.tolist() for vector in self._vectors[::step]]
         with self._client(self._names[0]) as client:
+            self._until(lambda: is_indexed(client), CONVERGED_S, "the building of the indexes")
             self.summary.search_p50_ms = median_ms(client, sample)
 
     def _survive_a_kill(self) -> None:

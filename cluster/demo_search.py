@@ -70,6 +70,11 @@ def ask_in_words(client: Client, question: str) -> list[Found]:
     return [_found(hit) for hit in client.post("/vectors/search", body)]
 
 
+def is_indexed(client: Client) -> bool:
+    """Return whether every replica has everything in its search graph."""
+    return bool(client.get(f"/collections/{COLLECTION}")["status"] == "green")
+
+
 def median_ms(client: Client, vectors: Iterable[list[float]]) -> float:
     """Return the median time of one search, sent one after another over one connection."""
     times = []

@@ -354,7 +354,7 @@ def test_more_than_the_memory_holds(deployment: Deployment, request: pytest.Fixt
             deployment.call("PUT", path, {"points": [point(0)]}, node=node).status == 200
             for node in NODES
         ),
-        60,
+        150,
         "writes after the drop",
     )
     assert_postgres_unaffected(deployment)
