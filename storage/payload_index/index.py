@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
+from weakref import WeakMethod
 
 import numpy as np
 
@@ -31,15 +32,19 @@ _NARROW_MAX: Final = 200_000
 
 
 class PayloadIndex:
-    """See the module. `settle` takes in what the vector index has deferred; `changed` is called
-    when `fill` may have work."""
+    """See the module. Two methods of the vector index that has this one: `settle` takes in what it
+    has deferred; `changed` is called when `fill` may have work.
+
+    They are held weakly. In a cycle an index that was dropped would keep its memory until the
+    collector comes by, which on a quiet node is never.
+    """
 
     def __init__(
         self, state: IndexState, settle: Callable[[], None], changed: Callable[[], None]
     ) -> None:
         self._state = state
-        self._settle = settle
-        self._changed = changed
+        self._settle = _weakly(settle)
+        self._changed = _weakly(changed)
         self._fetch: FetchPayloads | None = None
 
     @property
@@ -195,3 +200,15 @@ class PayloadIndex:
 
 def _parts(records: np.ndarray[tuple[int], np.dtype[np.void]]) -> list[list[int]]:
     return [records[name].tolist() for name in ("shard", "seq", "version")]
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls a bound method as long as its object lives."""
+    held = WeakMethod(method)
+
+    def call() -> None:
+        bound = held()
+        if bound is not None:
+            bound()
+
+    return call

@@ -1,8 +1,10 @@
 """The vector index against brute force: what is searchable, in which order, and never short."""
 
+import gc
 import math
 import random
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -686,3 +688,20 @@ def test_what_could_not_be_taken_in_is_not_lost(monkeypatch):
             index.search(vectors[0], 3)
     assert len(index.search(vectors[0], 3)) == 3
     index.validate()
+
+
+def test_a_dropped_index_is_freed_at_once():
+    """Nothing keeps it but its owner: its memory does not wait for the collector of cycles."""
+    index = VectorIndex(dimension=8, distance="Cosine")
+    index.upsert(
+        0, [(n + 1, 1, encode_id(n), row.tobytes()) for n, row in enumerate(np.eye(8, dtype="<f4"))]
+    )
+    index.build(10)
+    index.search(np.ones(8, dtype=np.float32), 1)
+    kept = weakref.ref(index)
+    gc.disable()
+    try:
+        del index
+        assert kept() is None
+    finally:
+        gc.enable()
