@@ -31,7 +31,7 @@ from cluster.routing import GroupReplica
 from storage.checkpoint.database import Database
 from storage.checkpoint.errors import CheckpointError
 from storage.checkpoint.migrate import migrate
-from storage.checkpoint.model import Begun
+from storage.checkpoint.model import Begun, Task
 from storage.checkpoint.patterns import refresh_patterns
 from storage.checkpoint.reading import age_s, checkpoint
 from storage.checkpoint.writing import begin, finish, retain
@@ -45,6 +45,9 @@ ROUNDS: Final = 3
 ROUND_PAUSE_S: Final = 1.0
 ATTEMPTS_S: Final = 90.0
 """No node is asked for a shard after so long: each is as patient with Postgres as the last one."""
+WHOLE_AT_ONCE: Final = 2
+"""Shards that are written whole at the same time: rows of the one are made while those of the other
+are sent. More of them would leave writes no processor where nodes and Postgres share a machine."""
 LOOK_S: Final = 1.0
 RETRY_S: Final = 60.0
 STALE_INTERVALS: Final = 3
@@ -71,6 +74,7 @@ class Checkpointer:
     _finished_s: float | None = None
     _migrated: bool = False
     _busy: Counter[str] = field(default_factory=Counter)
+    _whole: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WHOLE_AT_ONCE))
 
     async def run(self, database: Database) -> None:
         """Make checkpoints when they are due, and when `begin` is called, until cancelled."""
@@ -167,7 +171,7 @@ class Checkpointer:
         view, before = self._view(), await self._catalog(None)
         begun = await begin(self._database, view.cluster_id, view.shards)
         self._note(id=begun.checkpoint)
-        written = await fan_out([self._write(view, begun, shard) for shard in range(view.shards)])
+        written = await fan_out([self._turn(view, begun, shard) for shard in range(view.shards)])
         for each in written:
             if isinstance(each, RecollectError):
                 raise each
@@ -187,8 +191,16 @@ class Checkpointer:
         await self.metadata.wait_applied(await self.metadata.read_index(until_s), until_s)
         return catalog_of(self._view(), self.machine.next_uid(), before)
 
-    async def _write(self, view: ClusterView, begun: Begun, shard: int) -> ShardWritten:
+    async def _turn(self, view: ClusterView, begun: Begun, shard: int) -> ShardWritten:
+        """Write a shard; one that is written whole waits for its turn."""
         task = begun.task(shard, view.epoch)
+        if not task.is_first:
+            return await self._write(view, task)
+        async with self._whole:
+            return await self._write(view, task)
+
+    async def _write(self, view: ClusterView, task: Task) -> ShardWritten:
+        shard = task.shard
         request = WriteShard(task.checkpoint, task.cluster, shard, task.epoch, task.base_index)
         last: Exception = CheckpointFailed(f"shard {shard}: no node that holds it is connected")
         until_s = self.clock() + ATTEMPTS_S
