@@ -25,7 +25,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from bench import load, wrk
+from bench import load, posting
 from bench.http_search import BATCH, call, until_green
 from bench.nodes import running
 
@@ -157,11 +157,8 @@ def measure(port: int, case: Case, queries: Matrix, scores: Matrix, options: Any
         assert "usage" not in document, "the filter has its indexes"
         assert len(ids) == len(near), f"{case.name}: {len(ids)} hits, and {len(near)} pass"
         hits, wanted = hits + len(ids & near), wanted + len(near)
-    if not wrk.available():
-        figures = checked.rate, checked.latency_ms(0.5), checked.latency_ms(0.99)
-        return Measured(case.name, hits / wanted, *figures)
     runs = [
-        wrk.run(port, PATH, prepared, connections=options.connections, seconds=options.seconds)
+        posting.run(port, PATH, prepared, options.connections, options.seconds)
         for _ in range(options.repeat)
     ]
     runs.sort(key=lambda run: run.rate)
@@ -210,8 +207,7 @@ def main() -> None:
         table.add_row(name, f"{recall:.4f}", *figures)
     console = Console()
     console.print(table)
-    tool = "wrk" if wrk.available() else "a Python client"
-    console.print(f"load by {tool}, {options.connections} connections")
+    console.print(f"{options.connections} connections")
     console.print(f"hnswlib in process, no filter, ef={EF}: {limit:,.0f} searches/s")
 
 

@@ -18,7 +18,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -41,7 +40,8 @@ from rich.table import Table
 
 from cluster.data_folder import DRAFT, PARAMETERS_FILE
 from storage.embedded_postgres import EmbeddedPostgres
-from tests.helpers import Cluster, eventually, is_running, running_cluster
+from tests.helpers import Cluster, eventually, running_cluster
+from tests.postgres import kill_9
 
 COORDINATOR: Final = "the coordinator"
 POSTGRES: Final = "Postgres"
@@ -265,7 +265,7 @@ class Crashes:
             self.cluster.kill(node)
             self.cluster.restart(node)
         else:
-            kill_postgres(self.server)
+            kill_9(self.server)
             self.server.start()
 
     def _listed(self) -> list[dict[str, Any]]:
@@ -305,18 +305,6 @@ _UNFINISHED: Final = "SELECT id FROM checkpoints WHERE finished_at IS NULL AND i
 
 def _is_at_work(process: subprocess.Popen[bytes], draft: Path) -> bool:
     return draft.exists() or process.poll() is not None
-
-
-def kill_postgres(server: EmbeddedPostgres) -> None:
-    """Kill a server and all that it started with -9."""
-    postmaster = int((server.data / "postmaster.pid").read_text().split()[0])
-    children = Path(f"/proc/{postmaster}/task/{postmaster}/children")
-    pids = [postmaster, *map(int, children.read_text().split())]
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not any(map(is_running, pids)), what="the end of Postgres")
-    eventually(lambda: not server.is_running(), what="somebody to reap Postgres")
 
 
 def run(

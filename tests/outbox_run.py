@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import random
-import signal
 import tempfile
 import threading
 import time
@@ -23,7 +21,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote
 
 import asyncpg
 import numpy as np
@@ -31,8 +28,8 @@ import numpy as np
 from storage.embedded_postgres import EmbeddedPostgres
 from storage.outbox.installing import Wanted, install
 from tests.change_listener import Listener
-from tests.helpers import Cluster, call, eventually, is_running, running_cluster
-from tests.postgres import on
+from tests.helpers import Cluster, call, eventually, running_cluster
+from tests.postgres import kill_9, on
 
 WRITERS: Final = 6
 ROLLED_BACK: Final = 0.15
@@ -153,26 +150,9 @@ class Stage:
     cluster: Cluster
 
     def kill_postgres(self) -> None:
-        """Kill Postgres as it stands, and start it again.
-
-        Where nobody reaps it, a dead server looks alive to the new one: it must not be found.
-        """
-        noted = self.server.data / "postmaster.pid"
-        os.kill(int(noted.read_text().split()[0]), signal.SIGKILL)
-        eventually(lambda: not self._processes(), 30, "the end of Postgres")
-        socket = Path(unquote(self.server.url.partition("host=")[2]))
-        for each in (noted, *socket.glob(".s.PGSQL.*.lock")):
-            each.unlink(missing_ok=True)
+        """Kill Postgres as it stands, and start it again."""
+        kill_9(self.server)
         self.server.start()
-
-    def _processes(self) -> list[int]:
-        """Return the server's processes that still run."""
-        found = []
-        for place in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if (place / "cwd").readlink() == self.server.data and is_running(int(place.name)):
-                    found.append(int(place.name))
-        return found
 
     def kill_consumer(self) -> str:
         """Kill the node that consumes, and start it again; return its name."""

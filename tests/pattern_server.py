@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import os
 import random
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.ports import free_base
-from storage.embedded_postgres import EmbeddedPostgres
-from tests.helpers import READY_S, STOP_S, Response, call, eventually, is_running
+from tests.helpers import READY_S, STOP_S, Response, call, eventually
 
 
 @dataclass
@@ -87,18 +85,3 @@ def running_patterns(database_url: str, folder: Path) -> Iterator[PatternServer]
         yield server
     finally:
         server.stop()
-
-
-def kill_postgres(server: EmbeddedPostgres) -> None:
-    """End a Postgres as kill -9 does; its other processes end when they notice."""
-    pid_file = server.data / "postmaster.pid"
-    pid = int(pid_file.read_text().splitlines()[0])
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    os.kill(pid, signal.SIGKILL)
-    for child in map(int, children):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-    eventually(lambda: not any(map(is_running, (pid, *map(int, children)))), what="its end")
-    # Where nobody reaps what is dead, Postgres would take the owner of these files for alive.
-    for file in (pid_file, *(server.folder / "socket").glob(".s.PGSQL.*.lock")):
-        file.unlink()

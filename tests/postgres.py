@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -26,6 +28,7 @@ from storage.checkpoint.restoring import restore_shard
 from storage.checkpoint.spool import Spool
 from storage.checkpoint.writing import begin, finish, write_shard
 from storage.embedded_postgres import EmbeddedPostgres
+from tests.helpers import eventually
 from tests.shard_commands import TTL_MS
 
 T = TypeVar("T")
@@ -68,6 +71,16 @@ def running_postgres() -> Iterator[EmbeddedPostgres]:
             yield server
         finally:
             server.stop()
+
+
+def kill_9(server: EmbeddedPostgres) -> None:
+    """End a server and all that it started at once, as a power cut would."""
+    postmaster = int((server.data / "postmaster.pid").read_text().split()[0])
+    children = Path(f"/proc/{postmaster}/task/{postmaster}/children")
+    for pid in (postmaster, *map(int, children.read_text().split())):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not server.is_running(), 30, "the end of Postgres")
 
 
 def quick_folder() -> tempfile.TemporaryDirectory[str]:

@@ -22,8 +22,8 @@ import asyncpg
 import pytest
 
 from tests.helpers import Cluster, eventually, running_cluster
-from tests.pattern_server import PatternServer, kill_postgres, running_patterns
-from tests.postgres import running_postgres
+from tests.pattern_server import PatternServer, running_patterns
+from tests.postgres import kill_9, running_postgres
 from tests.system.bad_bodies import PATTERN_SEARCHES, PATTERNS, VECTOR_SEARCHES
 from tests.system.description import Description
 from tests.system.exchange import SESSION, ids, refusal, send
@@ -121,7 +121,7 @@ def both(node: Cluster, server: tuple[PatternServer, Any]) -> dict[str, Served]:
     patterns, database = server
 
     def crash() -> None:
-        kill_postgres(database)
+        kill_9(database)
         patterns.kill()
 
     def recover() -> None:
@@ -400,7 +400,7 @@ def test_what_is_not_served_is_refused_by_name(server):
 def test_an_absent_postgres_is_told_and_comes_back(server):
     """503 with Retry-After and a reason; nothing has to be restarted but Postgres."""
     patterns, database = server
-    kill_postgres(database)
+    kill_9(database)
     try:
         refused = [
             send(patterns.url, "POST", "/patterns/store", {"task": "a"}),
