@@ -36,6 +36,8 @@ from cluster.quick_search import QuickQuery, QuickSearch
 BODY_BYTES_MAX: Final = 64 * 1024
 """Larger bodies may come in pieces, which the general way reads within its limits."""
 
+_FILTER: Final = b'"filter"'
+"""Searches with a filter are never quick, and are spared being decoded twice."""
 _PATH: Final = re.compile(
     r"/collections/([A-Za-z0-9_-][A-Za-z0-9_.-]{0,254})/points/(query|search)"
 )
@@ -112,6 +114,8 @@ class QuickRoute:
 
     def begin(self, message: RawRequestMessage, body: bytes, answered: Answered) -> bool:
         """Begin to answer a request that is admitted; False: it is for the general way."""
+        if _FILTER in body:
+            return False
         started_s = self._api.clock()
         path = _PATH.fullmatch(message.path)
         assert path is not None, "the request is admitted"
