@@ -1,10 +1,10 @@
 """Searches that this node answers alone and at once: no task, no deadline to watch, no merge.
 
-Most searches are of this kind: a vector, no filter, the default read, on a node that has a fresh
-replica of every shard. `begin` takes such a search or says that it is another kind, which then
-goes the general way of `cluster.search_path`; so nothing is refused here, and no rule has two
-homes: what is taken here is answered as it would be there. The answer is the JSON of its hits,
-made on the thread that searched, payloads spliced in as they are stored.
+Most searches are of this kind: a vector, no filter or one that payload indexes answer, the default
+read, on a node that has a fresh replica of every shard. `begin` takes such a search or says that it
+is another kind, which then goes the general way of `cluster.search_path`; so nothing is refused
+here, and no rule has two homes: what is taken here is answered as it would be there. The answer is
+the JSON of its hits, made on the thread that searched, payloads spliced in as they are stored.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from cluster.model import Collection, Session, Vector
 from cluster.payload_cache import PayloadCache, PayloadKey
 from cluster.peer_methods import Fetch, FetchedRow
 from cluster.routing import Routing
-from cluster.search_lanes import Search, SearchLanes
+from cluster.search_lanes import ROWS_AT_ONCE, Passing, Search, SearchLanes
+from storage.filters import Filter
 from storage.ids import decode_id
 from storage.index_set import IndexSet
-from storage.vector_index import IndexHit
+from storage.vector_index import IndexHit, NotIndexed, VectorIndex
 
 SQUARE_MAX: Final = float(np.finfo(np.float32).max) ** 2
+_EMPTY: Final = Filter()
 TOKEN_SHARDS_MAX: Final = 300
 """Shards in the session token of a read; clients take headers of 8 KiB."""
 
@@ -42,6 +44,7 @@ class QuickQuery(NamedTuple):
     limit: int
     ef: int | None
     with_payload: bool
+    where: Filter | None = None
 
 
 @dataclass(slots=True)
@@ -69,7 +72,7 @@ class QuickSearch:
         """Begin a search; False: this node cannot answer it at once, or would refuse it.
 
         `done` is called on this event loop with the JSON array of the hits, best first, or with
-        the error that there is instead.
+        the error that there is instead; for few rows to compare before this returns.
         """
         view = self._routing.local_view()
         collection = None if view is None else view.collections.get(query.collection)
@@ -83,7 +86,28 @@ class QuickSearch:
             return False
         finish = partial(self._with_payloads, collection.uid) if query.with_payload else _bare
         search = Search(vector, finish, done)
+        if query.where is not None:
+            return self._begin_among(index, query, query.where, search)
         self._lanes.begin((index, query.limit, query.ef), [search])
+        return True
+
+    def _begin_among(
+        self, index: VectorIndex, query: QuickQuery, where: Filter, search: Search
+    ) -> bool:
+        """Begin a search among the rows that pass a filter, if payload indexes answer all of it."""
+        if where == _EMPTY or index.payloads.unindexed(where):
+            return False
+        rows = index.payloads.restriction(where, None)
+        try:
+            # The event loop looks only where it need not wait for anybody.
+            at_once = not query.with_payload and index.is_quiet
+            if at_once and index.payloads.is_brief(rows, ROWS_AT_ONCE):
+                hits = index.search_within(search.vector, query.limit, rows, ef=query.ef)
+                search.done(search.finish(hits))
+                return True
+        except NotIndexed:
+            return False
+        self._lanes.begin((Passing(index, rows), query.limit, query.ef), [search])
         return True
 
     def session_token(self) -> str:

@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import orjson
@@ -40,16 +40,11 @@ from cluster.read_path import ReadPath, Rows, ids_by_shard
 from cluster.routing import Routing
 from cluster.scatter import Scatter
 from cluster.scope import scope_of
-from cluster.search_lanes import SearchLanes
+from cluster.search_lanes import ROWS_AT_ONCE, Passing, SearchLanes
 from storage.filters import Filter
 from storage.ids import decode_id, shard_key_of
 from storage.index_set import IndexSet
-from storage.metric import Matrix
-from storage.selection import Restriction
 from storage.vector_index import IndexHit, NotIndexed, VectorIndex
-
-ROWS_AT_ONCE: Final = 1500
-"""To compare so many rows takes 0.15 ms, and to hand that to a thread and back half of it."""
 
 FoundType = TypeVar("FoundType", bound="Found")
 
@@ -85,19 +80,6 @@ class _Call:
     index: VectorIndex
     limit: int
     ef: int | None
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Passing:
-    """The rows of an index that pass a filter, as a lane searches them."""
-
-    index: VectorIndex
-    rows: Restriction
-
-    def search_many(
-        self, vectors: Matrix, limit: int, *, ef: int | None = None
-    ) -> list[list[IndexHit]]:
-        return [self.index.search_within(each, limit, self.rows, ef=ef) for each in vectors]
 
 
 @dataclass(frozen=True)
@@ -208,7 +190,7 @@ class SearchPath:
             at_once = alone and bare and index.is_quiet
             if at_once and index.payloads.is_brief(rows, ROWS_AT_ONCE):
                 return finish(index.search_within(vector, limit, rows, ef=request.ef))
-            passing = _Passing(index, rows)
+            passing = Passing(index, rows)
             return await self.lanes.nearest(passing, vector, limit, request.ef, finish)
         except NotIndexed:
             return None

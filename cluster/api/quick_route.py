@@ -28,7 +28,8 @@ from cluster.api.middleware import KeyCheck
 from cluster.api.parameters import IDEMPOTENCY_HEADER
 from cluster.api.query import EF_MAX, LIMIT_DEFAULT
 from cluster.api.route import GRACE_S
-from cluster.api.schema import Limit, Positive, RequestBody, VectorIn, given
+from cluster.api.schema import FilterIn, Limit, Positive, RequestBody, VectorIn, given
+from cluster.api.selection import read_filter
 from cluster.api.strict_json import StrictDecoder
 from cluster.errors import DeadlineExceeded, RecollectError
 from cluster.quick_search import QuickQuery, QuickSearch
@@ -36,8 +37,6 @@ from cluster.quick_search import QuickQuery, QuickSearch
 BODY_BYTES_MAX: Final = 64 * 1024
 """Larger bodies may come in pieces, which the general way reads within its limits."""
 
-_FILTER: Final = b'"filter"'
-"""Searches with a filter are never quick, and are spared being decoded twice."""
 _PATH: Final = re.compile(
     r"/collections/([A-Za-z0-9_-][A-Za-z0-9_.-]{0,254})/points/(query|search)"
 )
@@ -72,6 +71,7 @@ class QuickQueryBody(RequestBody):
     limit: Limit | UnsetType | None = UNSET
     params: QuickParams | UnsetType | None = UNSET
     with_payload: bool | UnsetType | None = UNSET
+    filter: FilterIn | UnsetType | None = UNSET
 
 
 class QuickSearchBody(RequestBody):
@@ -81,6 +81,7 @@ class QuickSearchBody(RequestBody):
     limit: Limit
     params: QuickParams | UnsetType | None = UNSET
     with_payload: bool | UnsetType | None = UNSET
+    filter: FilterIn | UnsetType | None = UNSET
 
 
 class QuickRoute:
@@ -113,9 +114,10 @@ class QuickRoute:
         )
 
     def begin(self, message: RawRequestMessage, body: bytes, answered: Answered) -> bool:
-        """Begin to answer a request that is admitted; False: it is for the general way."""
-        if _FILTER in body:
-            return False
+        """Begin to answer a request that is admitted; False: it is for the general way.
+
+        The answer may come before this returns.
+        """
         started_s = self._api.clock()
         path = _PATH.fullmatch(message.path)
         assert path is not None, "the request is admitted"
@@ -151,6 +153,7 @@ class QuickRoute:
             given(asked.limit, LIMIT_DEFAULT),
             None if ef is None else min(ef, EF_MAX),
             asked.with_payload is True,
+            read_filter(asked.filter),
         )
 
 
@@ -176,6 +179,8 @@ class _Answer:
 
     def limit_time(self, seconds: float) -> None:
         """Answer that time ran out, unless there is an answer before."""
+        if self._answered is None:
+            return
         self._timer = asyncio.get_running_loop().call_later(seconds + GRACE_S, self._too_late)
 
     def found(self, hits: bytes | BaseException) -> None:

@@ -121,14 +121,15 @@ class _Protocol(web.RequestHandler):
         if not isinstance(message, RawRequestMessage) or not quick.admits(message):
             return False
         self._messages.clear()
-        asked = _Asked(message, payload.read_nowait())
-        if not quick.begin(message, asked.body, self._answered):
-            self._give_back(asked)
-            return False
-        self._asked = asked
+        self._asked = asked = _Asked(message, payload.read_nowait())
         self._request_in_progress = True
         self._keep_alive_for(quick.timeout_s)
-        return True
+        if quick.begin(message, asked.body, self._answered):
+            return True
+        self._asked, self._request_in_progress = None, False
+        self._keep_alive_for(0.0)
+        self._give_back(asked)
+        return False
 
     def _answered(self, response: bytes | None) -> None:
         """Send a quick answer; None: the request goes the general way after all."""

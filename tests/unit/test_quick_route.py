@@ -21,6 +21,7 @@ from cluster.control_group import MemoryReading
 from cluster.memory_guard import MemoryGuard
 from cluster.model import Point
 from cluster.quick_search import QuickSearch
+from storage.payload_index.fields import FieldIndex
 from tests.unit.api_router import LetterEmbedder
 from tests.unit.router_cluster import cluster
 
@@ -84,9 +85,9 @@ def request(path, body, more=""):
 class Ways:
     """The same router served twice: with its quick way, and without."""
 
-    def __init__(self, quick: Wire, general: Wire, counted: Counted, runner, port) -> None:
-        self.quick, self.general, self.counted = quick, general, counted
-        self.runner, self.port = runner, port
+    def __init__(self, wires: list[Wire], counted: Counted, runner, port, index) -> None:
+        (self.quick, self.general), self.counted = wires, counted
+        self.runner, self.port, self.index = runner, port, index
 
     async def both(self, path, body, more=""):
         """Return the two answers, without the times in which they differ."""
@@ -99,10 +100,15 @@ class Ways:
 
 
 @contextlib.asynccontextmanager
-async def both_ways(distance="Cosine", config=None, memory=None) -> AsyncIterator[Ways]:
+async def both_ways(
+    distance="Cosine", config=None, memory=None, *, indexed=False
+) -> AsyncIterator[Ways]:
     with cluster([["node1"], ["node1"], ["node1"]]) as opened:
         router = opened["node1"]
         collection = await opened.collection(distance=distance)
+        if indexed:
+            field = FieldIndex("n", "integer")
+            await router.put_index(collection, field, opened.options())
         points = [Point(n, VECTORS[n], {"n": n, "text": 'a "word"'}) for n in range(COUNT)]
         await router.upsert(collection, points, opened.options())
         counted = Counted(router.quick)
@@ -125,7 +131,8 @@ async def both_ways(distance="Cosine", config=None, memory=None) -> AsyncIterato
             await wire.ask(QUERY, PLAIN)
             wires.append(wire)
         try:
-            yield Ways(wires[0], wires[1], counted, runners[0], runners[0].addresses[0][1])
+            index = opened.nodes["node1"].indexes.get(collection.uid)
+            yield Ways(wires, counted, runners[0], runners[0].addresses[0][1], index)
         finally:
             for wire in wires:
                 wire.writer.close()
@@ -175,6 +182,54 @@ async def test_a_payload_that_changed_is_shown_anew():
         points = quick[2]["result"]["points"]
         assert [point["payload"]["text"] for point in points[:2]] == ["new", "new"]
         assert nearest[2] not in [point["id"] for point in points]
+
+
+FILTERED = [
+    {"must": [{"key": "n", "range": {"lt": 20}}]},
+    {"must": {"key": "n", "match": {"value": 3}}, "should": None},
+    {"must_not": [{"key": "n", "range": {"gte": 5}}], "should": [{"has_id": [1, 2, 3]}]},
+    {"must": [{"key": "n", "match": {"value": 1000}}]},
+]
+
+
+@pytest.mark.parametrize("built", [False, True], ids=["beside the graph", "in the graph"])
+async def test_a_filter_that_indexes_answer_is_quick(built):
+    """With few rows to compare or many, with payloads or without."""
+    async with both_ways(indexed=True) as ways:
+        if built:
+            while ways.index.build(COUNT):
+                pass
+            assert ways.index.is_quiet
+        for where in FILTERED:
+            for more in ({}, {"with_payload": True}, {"params": {"hnsw_ef": 4}, "limit": 3}):
+                before = ways.counted.taken
+                quick, general = await ways.both(QUERY, {**PLAIN, **more, "filter": where})
+
+                assert quick == general
+                assert quick[0] == 200
+                assert ways.counted.taken == before + 1, where
+
+
+UNREADABLE = [
+    {"must": [{"key": "n", "range": {"lt": "x"}}]},
+    {"must": [{"key": "text", "match": {"value": 'a "word"'}}]},
+    {"should": [{"key": "n", "match": {"value": 3}}, {"is_empty": {"key": "text"}}]},
+    {"must": [{"key": "n", "nonsense": 1}]},
+    {"must": [{"key": "n", "geo_radius": {}}]},
+    {},
+    [],
+]
+
+
+async def test_a_filter_that_indexes_do_not_answer_goes_the_general_way():
+    """So does one that is refused, by the place of what is wrong."""
+    async with both_ways(indexed=True) as ways:
+        for where in UNREADABLE:
+            before = ways.counted.taken
+            quick, general = await ways.both(QUERY, {**PLAIN, "filter": where})
+
+            assert quick == general
+            assert ways.counted.taken == before, where
 
 
 GENERAL = [
