@@ -184,7 +184,7 @@ def _matrix(group: list[Search]) -> Matrix:
     """Return the vectors as rows; one alone, the usual case, is not copied."""
     if len(group) == 1:
         return group[0].vector.reshape(1, -1)
-    return np.stack([search.vector for search in group])
+    return np.concatenate([search.vector for search in group]).reshape(len(group), -1)
 
 
 def _finish(finish: Finish, hits: list[IndexHit]) -> Any:

@@ -45,6 +45,9 @@ _SCAN_COST: Final = 0.06
 """What comparing one row costs, in rows of a search's beam: it takes 15 us to copy a row, 0.1 to
 0.2 us to read it where it lies."""
 
+_GATHER_AGAIN: Final = 1.1
+"""Rows are gathered in huge pages again when a tenth of them is new."""
+
 _HEADER: Final = struct.Struct("<QQQQQQiIQQQdQ")
 
 
@@ -100,7 +103,7 @@ class Hnsw:
         self._layout = Layout(4 * (2 * m + 1), 4 * metric.dimension)
         self._ef_construct = ef_construct
         self._seed = seed
-        self.count = 0
+        self.count = self._gathered = 0
         self._index = self._new_index()
         self._index.init_index(_CAPACITY_MIN, M=m, ef_construction=ef_construct, random_seed=seed)
         self._settle()
@@ -179,6 +182,15 @@ class Hnsw:
         """Return every slot that was added, in no particular order."""
         return np.array(self._index.get_ids_list(), dtype=np.int64)
 
+    def gather(self) -> None:
+        """Have the rows where searches read them faster, unless that was done for most of them.
+
+        Searches may go on meanwhile; it takes 0.35 s for 200 MB.
+        """
+        if self._memory is not None and self.count > self._gathered * _GATHER_AGAIN:
+            self._memory.gather(self.count)
+            self._gathered = self.count
+
     def save(self, path: Path) -> None:
         """Write the graph. Holds the interpreter lock for as long as it takes.
 
@@ -212,7 +224,7 @@ class Hnsw:
         self._memory = locate(self._index, self._layout)
         self._places = np.zeros(_CAPACITY_MIN, dtype=np.int32)
         """Of each slot, its row in hnswlib's array."""
-        self._placed = 0
+        self._placed = self._gathered = 0
         self._place_new()
 
     def _place_new(self) -> None:
@@ -233,6 +245,7 @@ class Hnsw:
         if count > capacity:
             try:
                 self._index.resize_index(max(count, int(capacity * _GROWTH)))
+                self._gathered = 0  # the rows have moved
             except RuntimeError as error:
                 raise MemoryError(str(error)) from None
 

@@ -23,6 +23,8 @@ import hnswlib
 import numpy as np
 import numpy.typing as npt
 
+from storage import huge_pages
+
 Words = npt.NDArray[np.float32]
 """float32[rows, words]: each row of hnswlib's array, links and label read as floats, too."""
 
@@ -64,6 +66,10 @@ class GraphMemory:
         """Return the array's first `count` rows, as a view that the next growth invalidates."""
         assert count <= self._capacity.value, "hnswlib has room for its rows"
         return np.asarray(_Interface(self._rows.value, (count, self._layout.row // 4)))
+
+    def gather(self, count: int) -> None:
+        """Have the array's first `count` rows in huge pages, where the system can."""
+        huge_pages.gather(self._rows.value, count * self._layout.row)
 
     def vectors(self, words: Words) -> Words:
         """Return the columns of `words` that are the vectors."""

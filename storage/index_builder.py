@@ -90,6 +90,8 @@ class Builder:
                 moved += self._hold(limit - moved)
             finally:
                 self._state.lock.release_write()
+        if not moved and self._state.graph is not None:
+            self._state.graph.gather()
         return moved
 
     def _enter(self) -> None:

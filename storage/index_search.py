@@ -19,6 +19,7 @@ others with the same vector (`storage.copies`): it is found once and counts for 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -109,8 +110,13 @@ def search(state: IndexState, query: Query, ask: Ask) -> list[IndexHit]:
         beam = _wider(beam, ask.limit, found.admitted)
 
 
-def search_many(state: IndexState, queries: list[Query], ask: Ask) -> list[list[IndexHit]]:
-    """Answer unrestricted searches with one call of hnswlib, which frees the interpreter."""
+def search_many(
+    state: IndexState, queries: Sequence[Query], vectors: Matrix, ask: Ask
+) -> list[list[IndexHit]]:
+    """Answer unrestricted searches with one call of hnswlib, which frees the interpreter.
+
+    vectors[n, dimension] are those of the queries.
+    """
     assert ask.selection is EVERYTHING, "one beam serves all queries only without a selection"
     answers: list[_Found | _TooFew] = [_TooFew(0)] * len(queries)
     beam = _first_beam(state, ask)
@@ -118,7 +124,6 @@ def search_many(state: IndexState, queries: list[Query], ask: Ask) -> list[list[
     try:
         graph = state.graph
         if graph is not None and graph.count and beam.width != beam.all:
-            vectors = _matrix([query.vector for query in queries])
             nearest = graph.query_many(vectors, min(beam.width, graph.count))
             if nearest is not None:
                 slots, keys = nearest
@@ -136,9 +141,11 @@ def search_many(state: IndexState, queries: list[Query], ask: Ask) -> list[list[
 def _first_beam(state: IndexState, ask: Ask) -> _Beam:
     count, graph = state.graph_count, state.graph
     width = max(ask.ef, ask.limit) if ask.ef is not None else max(state.beam.width, 2 * ask.limit)
-    with state.mutex:
-        whole = ask.selection.covers(state.table)
-        expected = count if whole else ask.selection.expected(state.table)
+    whole, expected = True, float(count)
+    if ask.selection is not EVERYTHING:
+        with state.mutex:
+            whole = ask.selection.covers(state.table)
+            expected = count if whole else ask.selection.expected(state.table)
     if whole:
         living = count - state.graph_dead
         beam = width if living == count else math.ceil(width * count / max(living, 1))
@@ -177,7 +184,8 @@ def _judge(state: IndexState, slots: Numbers, keys: Keys, ask: Ask) -> _Found | 
     """Keep the admitted ones of the graph's nearest slots."""
     with state.mutex:
         table = state.table
-        if not len(state.tail) and ask.selection.covers(table):
+        whole = ask.selection is EVERYTHING or ask.selection.covers(table)
+        if whole and not len(state.tail):
             lead = slots[: ask.limit]
             plain = len(lead) == ask.limit and not state.copies.are_crowded(lead)
             if plain and all(table.alive.take(lead).tolist()):
@@ -257,11 +265,6 @@ def _finish(state: IndexState, query: Query, limit: int, found: _Found) -> list[
         best = _smallest(keys, limit)
         slots, keys = slots[best], keys[best]
     return make_hits(found.records, slots, state.metric.scores(keys.tolist(), query.scale))
-
-
-def _matrix(vectors: list[Keys]) -> Matrix:
-    """Return vectors as rows; one alone, the usual case, is not copied."""
-    return vectors[0].reshape(1, -1) if len(vectors) == 1 else np.stack(vectors)
 
 
 def _smallest(keys: Keys, limit: int) -> Numbers:

@@ -78,6 +78,8 @@ class Metric:
         Raises:
             ValueError: a wrong shape, a non-finite element, or under Cosine a zero norm.
         """
+        if isinstance(vector, np.ndarray) and self._is_ready(vector):
+            return Query(vector, 1.0)
         prepared = _as_float32(vector)
         if prepared.shape != (self.dimension,):
             raise ValueError(f"a vector of shape {prepared.shape}, not ({self.dimension},)")
@@ -91,6 +93,23 @@ class Metric:
         if self.distance == "Dot":
             return _scaled(prepared)
         return Query(prepared, 1.0)
+
+    def queries(self, vectors: Matrix) -> tuple[list[Query], Matrix]:
+        """Prepare each of vectors[n, dimension] as `query` does; return them as rows, too."""
+        rows = list(vectors)
+        prepared = list(map(self.query, rows))
+        if all(query.vector is row for query, row in zip(prepared, rows, strict=True)):
+            return prepared, vectors
+        return prepared, np.stack([query.vector for query in prepared])
+
+    def _is_ready(self, vector: Keys) -> bool:
+        """Return whether there is nothing to do: the usual case, and the path is hot."""
+        if self.distance != "Cosine" or vector.shape != (self.dimension,):
+            return False
+        if vector.dtype != np.float32 or not vector.flags.c_contiguous:
+            return False
+        with np.errstate(over="ignore", invalid="ignore"):
+            return abs(float(vector.dot(vector)) - 1.0) < _UNIT_TOLERANCE
 
     def keys(self, rows: Matrix, query: Keys, out: Keys) -> None:
         """Write the key of each of rows[n, dimension] to out[n]."""

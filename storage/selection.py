@@ -60,6 +60,8 @@ class Selection:
 
     def covers(self, table: SlotTable) -> bool:
         """Return whether every live row is admitted, as far as shards can tell."""
+        if self._shards is None:
+            return self._allowed is None
         return self._allowed is None and all(map(self._has, table.shards))
 
     def expected(self, table: SlotTable) -> int:

@@ -247,13 +247,13 @@ class VectorIndex:
     ) -> list[list[IndexHit]]:
         """Answer an unrestricted search for each of vectors[n, dimension]; raises as `search`."""
         check_asked(limit, ef)
-        queries = [self._state.metric.query(vector) for vector in vectors]
+        queries, vectors = self._state.metric.queries(vectors)
         self.flood.searched = True
         self._take_deferred()
         if ef is None and not exact:
             self._note(queries)
         ask = Ask(limit, EVERYTHING, ef, exact)
-        return search_many(self._state, queries, ask) if queries else []
+        return search_many(self._state, queries, vectors, ask) if queries else []
 
     def _note(self, queries: Sequence[Query]) -> None:
         rows, beam = self._state.graph_count, self._state.beam
