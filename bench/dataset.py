@@ -43,7 +43,7 @@ def opened(folder: Path | None, rows: int = 0, queries: int = 0) -> Dataset:
     if len(vectors) == len(everything):
         truth = np.load(folder / "neighbors.i32.npy")[: len(asked), :K]
     else:
-        truth = _neighbours(vectors, asked)
+        truth = neighbours(vectors, asked)
     return Dataset(folder.name, vectors, asked, truth)
 
 
@@ -59,7 +59,7 @@ def _generated(rows: int, queries: int) -> Dataset:
     drawn = centres[rng.integers(len(centres), size=rows + queries)]
     points = _unit(drawn + _SPREAD * rng.standard_normal(drawn.shape))
     vectors, asked = points[:rows], points[rows:]
-    return Dataset("generated", vectors, asked, _neighbours(vectors, asked))
+    return Dataset("generated", vectors, asked, neighbours(vectors, asked))
 
 
 def _unit(raw: np.ndarray[Any, Any]) -> Matrix:
@@ -68,7 +68,8 @@ def _unit(raw: np.ndarray[Any, Any]) -> Matrix:
     return wide
 
 
-def _neighbours(vectors: Matrix, asked: Matrix) -> Neighbours:
+def neighbours(vectors: Matrix, asked: Matrix) -> Neighbours:
+    """Return the K nearest of vectors to each query by cosine; both are of unit length."""
     parts = []
     for start in range(0, len(asked), 200):
         scores = asked[start : start + 200] @ vectors.T

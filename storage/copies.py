@@ -4,7 +4,8 @@ A graph links each row with its nearest, so a crowd of equal vectors links only 
 cuts the way to everything else: 5,000 equal rows before 15,000 others take the recall of all
 searches from 0.98 to 0.22, silently. Here the first row of a vector is put into the graph, and
 those that follow are noted beside it: it is their stand-in. A search that meets a stand-in has met
-all its rows. An update that leaves the vector as it is costs no building either.
+all its rows. An update that leaves the vector as it is costs no building either; the row's new slot
+then takes the old one's place, which costs a search no more than any other row.
 
 A stand-in may be dead and still stand for living rows; one that stands for none is garbage, until a
 row with its vector comes again. Equality is decided by the vectors; digests only say where to look.
@@ -29,7 +30,7 @@ from storage.slots import Flags
 StandIns = npt.NDArray[np.int32]
 
 _CAPACITY_MIN: Final = 256
-_DEAD_COPIES_MAX: Final = 64
+_DEAD_COPIES_MAX: Final = 16
 
 
 class Placed(NamedTuple):
@@ -61,7 +62,12 @@ class Copies:
         """By stand-in: the living rows it stands for."""
         self._crowded = np.zeros(_CAPACITY_MIN, dtype=np.bool_)
         """By stand-in: whether it stands for others than itself."""
+        self._soles: StandIns = np.arange(_CAPACITY_MIN, dtype=np.int32)
+        """By stand-in: itself, or, while it stands for one other row alone, that one."""
         self._others: dict[int, array[int]] = {}
+        """Of a stand-in for several rows: those besides itself."""
+        self._plain = True
+        """Whether every stand-in has stood for itself alone so far."""
 
     def stand_ins(self, slots: Numbers) -> Numbers:
         """Return the stand-in of each of slots[n] that were placed, `NOWHERE` of the others."""
@@ -75,20 +81,24 @@ class Copies:
     def are_crowded(self, slots: Numbers) -> bool:
         """Return whether one of some stand-ins stands for others than itself."""
         # Of a handful of flags a list tells sooner than numpy does.
-        return bool(self._others) and True in self._crowded.take(slots).tolist()
+        return not self._plain and True in self._crowded.take(slots).tolist()
 
     def expand(self, slots: Numbers, keys: Keys) -> tuple[Numbers, Keys]:
-        """Put the rows that stand-ins stand for behind each, with its key."""
+        """Put the rows that stand-ins stand for into the place of each, with its key."""
         if not self.are_crowded(slots):
             return slots, keys
+        soles = self._soles.take(slots).astype(np.int64)
+        found = [self._others.get(slot) for slot in slots.tolist()] if self._others else []
+        if not any(found):
+            return soles, keys
         counts = np.ones(len(slots), dtype=np.int64)
         parts, start = [], 0
-        for place in np.flatnonzero(self._crowded[slots]).tolist():
-            others = np.array(self._others[int(slots[place])], dtype=np.int64)
-            parts += [slots[start : place + 1], others]
-            counts[place] += len(others)
-            start = place + 1
-        return np.concatenate([*parts, slots[start:]]), np.repeat(keys, counts)
+        for place, others in enumerate(found):
+            if others:
+                parts += [soles[start : place + 1], np.array(others, dtype=np.int64)]
+                counts[place] += len(others)
+                start = place + 1
+        return np.concatenate([*parts, soles[start:]]), np.repeat(keys, counts)
 
     def place(self, placed: Placed, alive: Flags) -> None:
         """Note rows that are in the graph now, themselves or by a stand-in.
@@ -113,8 +123,11 @@ class Copies:
             else:
                 self._add_other(stand_in, slot, alive)
 
-    def bury(self, slots: Numbers) -> None:
-        """Account for slots that died; those that were not placed are passed over."""
+    def bury(self, slots: Numbers, alive: Flags) -> None:
+        """Account for slots that died; those that were not placed are passed over.
+
+        `alive` is the table's liveness by slot, in which they are dead already.
+        """
         stand_ins = self._stand_ins[slots[slots < len(self._stand_ins)]]
         stand_ins = stand_ins[stand_ins != NOWHERE]
         np.subtract.at(self._counts, stand_ins, 1)
@@ -122,6 +135,9 @@ class Copies:
         touched = np.unique(stand_ins)
         assert (self._counts[touched] >= 0).all(), "a row dies once"
         self.dead += int(np.count_nonzero(self._counts[touched] == 0))
+        if self._others:
+            for stand_in in touched[self._counts[touched] <= 1].tolist():
+                self._disperse(stand_in, alive)
 
     def restore(self, stand_ins: StandIns, alive: Flags, graph_slots: Numbers) -> None:
         """Fill this empty object from what `all_stand_ins` gave.
@@ -163,12 +179,31 @@ class Copies:
         assert np.isin(living, found).all(), "every living row is found"
 
     def _add_other(self, stand_in: int, slot: int, alive: Flags) -> None:
-        others = self._others.setdefault(stand_in, array("q"))
+        if not alive[slot]:
+            return  # it died on its way, and nobody needs to find it
+        self._plain = False
         self._crowded[stand_in] = True
+        if self._counts[stand_in] == 1:
+            self._soles[stand_in] = slot
+            self._others.pop(stand_in, None)
+            return
+        others = self._others.setdefault(stand_in, array("q"))
+        if self._soles[stand_in] != stand_in:
+            others.append(int(self._soles[stand_in]))
+            self._soles[stand_in] = stand_in
         others.append(slot)
         if len(others) > 2 * int(self._counts[stand_in]) + _DEAD_COPIES_MAX:
             slots = np.array(others, dtype=np.int64)
             self._others[stand_in] = array("q", slots[alive[slots]].tolist())
+
+    def _disperse(self, stand_in: int, alive: Flags) -> None:
+        """One row is left of several, or none: what is left stands alone again."""
+        others = self._others.pop(stand_in, None)
+        if others is None:
+            return
+        left = [slot for slot in others if alive[slot]]
+        self._soles[stand_in] = left[0] if left else stand_in
+        self._crowded[stand_in] = bool(left)
 
     def _reserve(self, count: int) -> None:
         size = len(self._stand_ins)
@@ -178,6 +213,7 @@ class Copies:
         self._stand_ins = np.concatenate([self._stand_ins, np.full(more, NOWHERE, dtype=np.int32)])
         self._counts = np.concatenate([self._counts, np.zeros(more, dtype=np.int32)])
         self._crowded = np.concatenate([self._crowded, np.zeros(more, dtype=np.bool_)])
+        self._soles = np.concatenate([self._soles, np.arange(size, size + more, dtype=np.int32)])
 
 
 def digests_of(rows: Matrix) -> list[int]:

@@ -41,7 +41,7 @@ _THREAD_ROWS: Final = 16
 _PATIENCE_MIN_S: Final = 0.004
 _PATIENCE_MAX_S: Final = 1.0
 _DEAD_SLOTS_SPARED: Final = 100_000
-"""A dead slot costs 47 bytes and no search time, so these are swept more rarely."""
+"""A dead slot costs 51 bytes and no search time, so these are swept more rarely."""
 
 
 class Builder:
@@ -234,7 +234,7 @@ class _Rebuild:
                     self._tail.append(rows)
                 state.tail = self._tail
             else:
-                self._copies.bury(died)
+                self._copies.bury(died, table.alive)
                 state.graph, state.built = self._graph, len(self._slots)
                 state.copies = self._copies
             state.payloads.exchange(self._payloads, since, len(self._slots))

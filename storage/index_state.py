@@ -88,7 +88,7 @@ class IndexState:
 
     def bury(self, died: Numbers) -> None:
         """Account for slots that the table let die. Needs the mutex."""
-        self.copies.bury(died)
+        self.copies.bury(died, self.table.alive)
         self.changes += len(died)
 
     @property
