@@ -183,9 +183,10 @@ class Formation:
         await self._node.driver.lane.run(self._index, view)
 
     def _index(self, view: ClusterView) -> None:
-        self._node.indexing.follow(view)
-        for shard in sorted(self._node.machines):
-            self._node.indexing.shard_opened(shard)
+        with self._node.indexes.filling():
+            self._node.indexing.follow(view)
+            for shard in sorted(self._node.machines):
+                self._node.indexing.shard_opened(shard)
 
     async def _follow_from_outside(self) -> None:
         """A node outside the metadata group learns of collections by asking."""

@@ -2,8 +2,9 @@
 
 An index is a cache of the store. What is saved may be old or unusable; `reconcile` makes it equal
 to the store, shard by shard. The builder sleeps until an index changes, gives every index its turn,
-and saves an index when it has nothing to build and enough of it is new, so that a crash costs
-little building and a quiet node no work. It also measures how wide searches should look.
+and saves an index when enough of its graph is new, so that a crash costs little building and a
+quiet node no work. When a load of rows is built it gives back the memory that the load took
+besides. It also measures how wide searches should look.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from storage import index_files
+from storage import allocator, index_files
 from storage.index_builder import Clock
 from storage.index_files import IndexFileError
 from storage.seq_slots import Numbers
@@ -36,6 +38,8 @@ _SAVE_CHANGED_PART: Final = 4
 _RETRY_S: Final = 1.0
 _GATHER_S: Final = 0.05
 """How long rows gather before the builder looks: waking for each would cost more than adding it."""
+_ROWS_UNTIDY: Final = 10_000
+"""Rows whose building leaves enough free memory behind to be worth giving back."""
 _NICENESS: Final = 10
 _ABSENT: Final = -1
 
@@ -49,14 +53,20 @@ class IndexSet:
         *,
         clock: Clock | None = time.perf_counter,
         build_threads: int = 1,
+        give_back: Callable[[], object] = allocator.give_back,
     ) -> None:
         self._directory = directory
+        self._give_back = give_back
         self._clock = clock
         self._build_threads = build_threads
         self._indexes: dict[int, VectorIndex] = {}
         self._hidden: set[int] = set()
         self._failed: dict[int, int] = {}
-        """Changes at a save that failed; the next is tried when as many have come again."""
+        """Unsaved rows at a save that failed; the next is tried when as many have come again."""
+        self._filling = 0
+        """How many are at filling indexes from the store just now."""
+        self._untidy = 0
+        """Rows built since memory was last given back."""
         self._mutex = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -142,6 +152,19 @@ class IndexSet:
             index.upsert(shard, list(fetch(wanted)))
         return len(removed) + len(missing)
 
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Let the builder wait: rows that come from the store can be searched before it has them,
+        and come sooner without it."""
+        with self._mutex:
+            self._filling += 1
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._filling -= 1
+            self._wake.set()
+
     def start(self) -> None:
         """Start the builder."""
         assert self._thread is None, "a set has one builder"
@@ -188,7 +211,7 @@ class IndexSet:
             index_files.save(index, path)
             self._failed.pop(uid, None)
         except IndexFileError as error:
-            self._failed[uid] = index.changes
+            self._failed[uid] = _unsaved(index)
             log.warning("index %d is not saved: %s", uid, error)
         if self._indexes.get(uid) is not index:
             shutil.rmtree(path, ignore_errors=True)  # dropped meanwhile
@@ -215,22 +238,40 @@ class IndexSet:
     def _build(self) -> None:
         """Give each index its turn until none has work; one in a flood is looked at again."""
         busy = True
-        while busy and not self._stopping.is_set():
-            busy = False
+        while busy and self._may_build():
+            busy, built = False, 0
             for uid in self.uids():
                 index = self.get(uid)
-                if index is None or self._stopping.is_set():
+                if index is None or not self._may_build():
                     continue
                 if self._clock is not None and index.is_flooded(self._clock()):
                     self._wake.set()
-                elif index.build(ROWS_PER_TURN) or index.tune():
-                    busy = True
-                elif self._is_worth_saving(uid, index):
+                    continue
+                moved = index.build(ROWS_PER_TURN)
+                if moved or index.tune():
+                    busy, built = True, built + moved
+                if self._is_worth_saving(uid, index):
                     self._save(uid, index)
+            self._tidy_up(built)
+
+    def _may_build(self) -> bool:
+        return not (self._filling or self._stopping.is_set())
+
+    def _tidy_up(self, built: int) -> None:
+        """Give memory back when a load of rows has been built; `built` came in this round."""
+        self._untidy += built
+        if not built and self._untidy >= _ROWS_UNTIDY:
+            self._untidy = 0
+            self._give_back()
 
     def _is_worth_saving(self, uid: int, index: VectorIndex) -> bool:
-        changes = index.changes - self._failed.get(uid, 0)
-        return changes > max(_SAVE_CHANGES_MIN, index.size // _SAVE_CHANGED_PART)
+        unsaved = _unsaved(index) - self._failed.get(uid, 0)
+        return unsaved > max(_SAVE_CHANGES_MIN, index.size // _SAVE_CHANGED_PART)
+
+
+def _unsaved(index: VectorIndex) -> int:
+    """Return how many changes a save would write: what waits for the graph is not among them."""
+    return index.changes - index.tail_size
 
 
 def _give_way() -> None:

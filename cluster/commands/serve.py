@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.errors import CommandFailed, RecollectError
+from storage.allocator import prepare
 
 if TYPE_CHECKING:
     from cluster.config import Config
@@ -163,6 +164,7 @@ def _log_to_stderr() -> None:
 def _run(config: Config) -> None:
     import uvloop
 
+    prepare(os.environ)
     try:
         uvloop.run(_serving(config))
     except (RecollectError, OSError) as error:
