@@ -28,12 +28,19 @@ from cluster.search_lanes import ROWS_AT_ONCE, Passing, Search, SearchLanes
 from storage.filters import Filter
 from storage.ids import decode_id
 from storage.index_set import IndexSet
+from storage.metric import is_unit
 from storage.vector_index import IndexHit, NotIndexed, VectorIndex
 
 SQUARE_MAX: Final = float(np.finfo(np.float32).max) ** 2
-_EMPTY: Final = Filter()
 TOKEN_SHARDS_MAX: Final = 300
 """Shards in the session token of a read; clients take headers of 8 KiB."""
+
+
+class Where(NamedTuple):
+    """A filter, and the text that it was read from."""
+
+    text: bytes
+    filter: Filter
 
 
 class QuickQuery(NamedTuple):
@@ -44,7 +51,7 @@ class QuickQuery(NamedTuple):
     limit: int
     ef: int | None
     with_payload: bool
-    where: Filter | None = None
+    where: Where | None = None
 
 
 @dataclass(slots=True)
@@ -92,12 +99,12 @@ class QuickSearch:
         return True
 
     def _begin_among(
-        self, index: VectorIndex, query: QuickQuery, where: Filter, search: Search
+        self, index: VectorIndex, query: QuickQuery, where: Where, search: Search
     ) -> bool:
         """Begin a search among the rows that pass a filter, if payload indexes answer all of it."""
-        if where == _EMPTY or index.payloads.unindexed(where):
+        rows = index.payloads.plan(where.text, where.filter)
+        if rows is None:
             return False
-        rows = index.payloads.restriction(where, None)
         try:
             # The event loop looks only where it need not wait for anybody.
             at_once = not query.with_payload and index.is_quiet
@@ -185,6 +192,8 @@ def _prepared(collection: Collection, values: list[float]) -> Vector | None:
     except OverflowError:
         return None
     vector = np.frombuffer(packed, "<f4")
+    if collection.distance == "Cosine" and is_unit(vector):
+        return vector
     wide = vector.astype(np.float64)
     square = float(wide.dot(wide))
     if not 0.0 < square <= SQUARE_MAX:

@@ -44,6 +44,7 @@ from cluster.search_lanes import ROWS_AT_ONCE, Passing, SearchLanes
 from storage.filters import Filter
 from storage.ids import decode_id, shard_key_of
 from storage.index_set import IndexSet
+from storage.metric import is_unit
 from storage.vector_index import IndexHit, NotIndexed, VectorIndex
 
 FoundType = TypeVar("FoundType", bound="Found")
@@ -269,6 +270,8 @@ def searchable(collection: Collection, vector: Vector) -> Vector:
     if vector.shape != (collection.dimension,):
         text = f"the vector has {vector.size} elements, not {collection.dimension}"
         raise BadRequest(text, field="vector")
+    if collection.distance == "Cosine" and is_unit(vector):
+        return vector.astype("<f4", copy=False)
     wide = vector.astype(np.float64)
     square = float(np.dot(wide, wide))
     if not np.isfinite(square):
@@ -300,6 +303,10 @@ def searchable_rows(collection: Collection, vectors: Sequence[Vector]) -> Sequen
         return [searchable(collection, vector) for vector in vectors]
     if collection.distance == "Cosine":
         wide /= np.sqrt(squares)[:, np.newaxis]
+        return [
+            vector.astype("<f4", copy=False) if is_unit(vector) else row
+            for vector, row in zip(vectors, wide.astype("<f4"), strict=True)
+        ]
     return list(wide.astype("<f4"))
 
 

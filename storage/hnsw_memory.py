@@ -61,11 +61,17 @@ class GraphMemory:
         self._layout = layout
         self._capacity = ctypes.c_uint64.from_address(capacity_at)
         self._rows = ctypes.c_uint64.from_address(rows_at)
+        self._seen = (0, 0)
+        self._view: Words = np.empty((0, layout.row // 4), dtype=np.float32)
 
     def words(self, count: int) -> Words:
         """Return the array's first `count` rows, as a view that the next growth invalidates."""
         assert count <= self._capacity.value, "hnswlib has room for its rows"
-        return np.asarray(_Interface(self._rows.value, (count, self._layout.row // 4)))
+        place = (self._rows.value, count)
+        if place != self._seen:
+            shape = (count, self._layout.row // 4)
+            self._view, self._seen = np.asarray(_Interface(place[0], shape)), place
+        return self._view
 
     def gather(self, count: int) -> None:
         """Have the array's first `count` rows in huge pages, where the system can."""

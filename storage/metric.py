@@ -108,8 +108,7 @@ class Metric:
             return False
         if vector.dtype != np.float32 or not vector.flags.c_contiguous:
             return False
-        with np.errstate(over="ignore", invalid="ignore"):
-            return abs(float(vector.dot(vector)) - 1.0) < _UNIT_TOLERANCE
+        return is_unit(vector, _UNIT_TOLERANCE)
 
     def keys(self, rows: Matrix, query: Keys, out: Keys) -> None:
         """Write the key of each of rows[n, dimension] to out[n]."""
@@ -149,6 +148,12 @@ class Metric:
                 raise ValueError(f"row {row}: a vector's elements are finite numbers")
             matrix[row] = matrix[row].astype(np.float64) * (NORM_MAX * 0.999 / norm)
         return matrix
+
+
+def is_unit(vector: Keys, tolerance: float = 1e-6) -> bool:
+    """Return whether a float32 vector's squared length is 1: by default as float32 can tell."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return abs(float(vector.dot(vector)) - 1.0) < tolerance
 
 
 def _norm(vector: Keys) -> float:

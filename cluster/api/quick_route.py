@@ -19,20 +19,20 @@ import orjson
 from aiohttp import hdrs
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpVersion11, RawRequestMessage
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 from cluster.api.backend import Api
 from cluster.api.envelope import SERVER, SESSION_HEADER, failure
 from cluster.api.forms import JSON_TYPE
+from cluster.api.known_filters import KnownFilters
 from cluster.api.middleware import KeyCheck
 from cluster.api.parameters import IDEMPOTENCY_HEADER
 from cluster.api.query import EF_MAX, LIMIT_DEFAULT
 from cluster.api.route import GRACE_S
-from cluster.api.schema import FilterIn, Limit, Positive, RequestBody, VectorIn, given
-from cluster.api.selection import read_filter
+from cluster.api.schema import Limit, Positive, RequestBody, VectorIn, given
 from cluster.api.strict_json import StrictDecoder
 from cluster.errors import DeadlineExceeded, RecollectError
-from cluster.quick_search import QuickQuery, QuickSearch
+from cluster.quick_search import QuickQuery, QuickSearch, Where
 
 BODY_BYTES_MAX: Final = 64 * 1024
 """Larger bodies may come in pieces, which the general way reads within its limits."""
@@ -71,7 +71,7 @@ class QuickQueryBody(RequestBody):
     limit: Limit | UnsetType | None = UNSET
     params: QuickParams | UnsetType | None = UNSET
     with_payload: bool | UnsetType | None = UNSET
-    filter: FilterIn | UnsetType | None = UNSET
+    filter: Raw | UnsetType = UNSET
 
 
 class QuickSearchBody(RequestBody):
@@ -81,7 +81,7 @@ class QuickSearchBody(RequestBody):
     limit: Limit
     params: QuickParams | UnsetType | None = UNSET
     with_payload: bool | UnsetType | None = UNSET
-    filter: FilterIn | UnsetType | None = UNSET
+    filter: Raw | UnsetType = UNSET
 
 
 class QuickRoute:
@@ -95,6 +95,7 @@ class QuickRoute:
         """How long an answer may take."""
         self._query_decoder = StrictDecoder(QuickQueryBody)
         self._search_decoder = StrictDecoder(QuickSearchBody)
+        self._filters = KnownFilters()
 
     def admits(self, message: RawRequestMessage) -> bool:
         """Return whether a request could have a quick answer, by its head."""
@@ -153,8 +154,15 @@ class QuickRoute:
             given(asked.limit, LIMIT_DEFAULT),
             None if ef is None else min(ef, EF_MAX),
             asked.with_payload is True,
-            read_filter(asked.filter),
+            self._where(asked.filter),
         )
+
+    def _where(self, text: Raw | UnsetType) -> Where | None:
+        if text is UNSET:
+            return None
+        raw = bytes(text)
+        where = self._filters.read(raw)
+        return None if where is None else Where(raw, where)
 
 
 class _Answer:

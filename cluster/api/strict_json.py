@@ -5,6 +5,7 @@ junk and whatever the schema does not allow. It keeps the last of duplicate keys
 so they are found by counting: every string of the text is a key or a value, two quotes each, and
 a decoded body that has fewer strings has lost some. Counting quotes costs a scan of the bytes,
 and arrays that the schema knows to hold numbers are skipped, so 1,000 vectors cost their parse.
+What the schema leaves as text (`Raw`) is for its reader to check.
 
 The same walk refuses integers beyond 64 bits and nesting that later readers could not follow.
 """
@@ -200,6 +201,8 @@ def _count_body(body: RequestBody) -> int:
             count += 1
         elif kind is dict or (kind is list and not numbers):
             count += _count(value, NESTING_MAX)
+        elif kind is msgspec.Raw:
+            count += _strings_in_text(bytes(value))[0]
         elif isinstance(value, RequestBody):
             count += _count_body(value)
     return count

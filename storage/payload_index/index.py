@@ -26,6 +26,8 @@ from storage.seq_slots import Numbers
 FILL_ROWS: Final = 1000
 _RUN_BYTES: Final = 12
 """A key's place in its column's order."""
+_PLANS_MAX: Final = 256
+_EVERYTHING: Final = Filter()
 _NARROW_PART: Final = 4
 _NARROW_MAX: Final = 200_000
 """Rows are worth naming one by one when they are at most this part of all, and this many."""
@@ -46,6 +48,9 @@ class PayloadIndex:
         self._settle = _weakly(settle)
         self._changed = _weakly(changed)
         self._fetch: FetchPayloads | None = None
+        self._plans: dict[bytes, ByPayload | None] = {}
+        self._planned_for: object = None
+        """The columns that the plans are for."""
 
     @property
     def fields(self) -> tuple[FieldIndex, ...]:
@@ -104,6 +109,20 @@ class PayloadIndex:
     def restriction(self, where: Filter, shards: Collection[int] | None) -> ByPayload:
         """Return a filter as what a search may return."""
         return ByPayload(self._state.payloads, where, shards)
+
+    def plan(self, text: bytes, where: Filter) -> ByPayload | None:
+        """Return a filter of all shards as `restriction` does, the same one for the same text.
+
+        None: a part of it has no index, or it has no parts. What the columns said of it last is
+        kept, so a filter that comes again while nobody writes costs nothing to read.
+        """
+        columns = self._state.payloads.columns
+        if self._planned_for is not columns or len(self._plans) >= _PLANS_MAX:
+            self._plans, self._planned_for = {}, columns
+        if text not in self._plans:
+            answered = where != _EVERYTHING and not self.unindexed(where)
+            self._plans[text] = self.restriction(where, None) if answered else None
+        return self._plans[text]
 
     def count(self, where: Filter, shards: Collection[int]) -> int | None:
         """Return how many rows of these shards pass; None: indexes do not answer the filter."""

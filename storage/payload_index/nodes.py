@@ -10,13 +10,16 @@ Everything here holds for one instant, under the mutex of the columns' owner.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
 from storage.payload_index.column import Column, places
 from storage.seq_slots import Numbers
 from storage.slots import Flags, Records
+
+_LISTED_MAX: Final = 4096
+"""So many slots are kept for who asks again within the same instant."""
 
 
 class Node(Protocol):
@@ -69,6 +72,7 @@ class Between:
         self.bound = last - first + waiting + strays
         self.expected = float(self.bound)
         self.listing: int | None = column.used if mark else self.bound
+        self._listed: Numbers | None = None
 
     def flags(self, slots: Numbers) -> Flags:
         """See `Node`."""
@@ -83,6 +87,13 @@ class Between:
 
     def slots(self) -> Numbers | None:
         """See `Node`."""
+        if self._listed is not None:
+            return self._listed
+        found = self._found()
+        self._listed = found if len(found) <= _LISTED_MAX else None
+        return found
+
+    def _found(self) -> Numbers:
         column = self._column
         if self._low > self._high and not self._mark:
             return np.empty(0, dtype=np.int64)
@@ -112,6 +123,7 @@ class OneOf:
         self.bound = int(self._lengths.sum()) + column.used - run.end
         self.expected = float(self.bound)
         self.listing: int | None = self.bound
+        self._listed: Numbers | None = None
 
     def flags(self, slots: Numbers) -> Flags:
         """See `Node`."""
@@ -119,6 +131,13 @@ class OneOf:
 
     def slots(self) -> Numbers | None:
         """See `Node`."""
+        if self._listed is not None:
+            return self._listed
+        found = self._found()
+        self._listed = found if len(found) <= _LISTED_MAX else None
+        return found
+
+    def _found(self) -> Numbers:
         behind = np.arange(self._run.end, self._column.used)
         listed = self._run.slots[places(self._first, self._lengths)]
         found = np.concatenate([listed, behind[self.flags(behind)]]).astype(np.int64)

@@ -33,7 +33,7 @@ class ByPayload:
         self._where = where
         self._shards = shards
         self._made_of: object = None
-        self._used = -1
+        self._used = self._unknown = -1
         self._compiled: Compiled | None = None
 
     def covers(self, _table: SlotTable) -> bool:
@@ -68,10 +68,11 @@ class ByPayload:
 
     def compiled(self, table: SlotTable) -> Compiled:
         """Return the filter over the columns as they are."""
-        state = (self._payloads.columns, table.used)
+        columns, used, unknown = self._payloads.columns, table.used, self._payloads.unknown
         found = self._compiled
-        if found is None or self._made_of is not state[0] or self._used != state[1]:
-            self._made_of, self._used = state
+        renewed = self._made_of is not columns or (self._used, self._unknown) != (used, unknown)
+        if found is None or renewed:
+            self._made_of, self._used, self._unknown = columns, used, unknown
             parts = Table(self._payloads.by_path(), table.records, table.used)
             found = self._compiled = compiled(self._where, parts)
         return found
