@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import orjson
 from rich.console import Console
@@ -51,6 +52,24 @@ def thread_seconds(pid: int) -> dict[tuple[str, int], float]:
     return found
 
 
+def packed(vectors: np.ndarray, batch: int) -> list[bytes]:
+    """Return the requests that store all vectors, MessagePack with vectors as float32."""
+    requests = []
+    for first in range(0, len(vectors), batch):
+        rows = vectors[first : first + batch]
+        ids = list(range(first, first + len(rows)))
+        columns = {
+            "ids": ids,
+            "vectors": rows.astype("<f4").tobytes(),
+            "payloads": [{"row": number} for number in ids],
+        }
+        body = msgpack.packb({"batch": columns})
+        requests.append(
+            load.request("PUT", f"{COLLECTION}/points?wait=true", body, "application/msgpack")
+        )
+    return requests
+
+
 def bodies(vectors: np.ndarray, batch: int) -> list[bytes]:
     """Return the requests that store all vectors."""
     requests = []
@@ -86,10 +105,11 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--connections", type=int, default=4)
+    parser.add_argument("--form", choices=["json", "msgpack"], default="msgpack")
     options = parser.parse_args()
     vectors = np.load(options.data / "vectors.f16.npy")[: options.rows].astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    requests = bodies(vectors, options.batch)
+    requests = (packed if options.form == "msgpack" else bodies)(vectors, options.batch)
     console = Console()
     with running(options.nodes) as ports:
         call(

@@ -92,15 +92,13 @@ def points_of(body: Upsert) -> Points:
     """Return id -> (vector, canonical payload); of an id that comes twice the last counts."""
     _require(body.dimension > 0)
     vectors = [point.vector for point in body.points]
-    _require(all(len(vector) == 4 * body.dimension for vector in vectors))
+    _require({len(vector) for vector in vectors} <= {4 * body.dimension})
     elements = np.frombuffer(b"".join(vectors), "<f4")
     _require(bool(np.isfinite(elements).all()))
-    return dict(_point(point) for point in body.points)
-
-
-def _point(point: PointWrite) -> tuple[bytes, tuple[bytes, bytes]]:
-    _require(is_canonical(point.id))
-    return point.id, (point.vector, _payload(point.payload))
+    ids = [point.id for point in body.points]
+    _require(all(map(is_canonical, ids)))
+    payloads = _payloads([point.payload for point in body.points])
+    return dict(zip(ids, zip(vectors, payloads, strict=True), strict=True))
 
 
 def distinct(ids: Sequence[bytes]) -> list[bytes]:
@@ -110,8 +108,12 @@ def distinct(ids: Sequence[bytes]) -> list[bytes]:
 
 
 def _payload(raw: bytes) -> bytes:
+    return _payloads([raw])[0]
+
+
+def _payloads(raws: list[bytes]) -> list[bytes]:
     try:
-        return canonical_payload(raw)
+        return [canonical_payload(raw) for raw in raws]
     except ValueError as error:
         raise BadCommand(str(error)) from None
 

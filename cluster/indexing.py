@@ -138,11 +138,7 @@ class Indexing:
             if index is None or uid not in self._open:
                 continue  # reconciled when the collection appears in the view
             gone = [change.seq for change in changed if change.vector is None]
-            rows = [
-                (change.seq, change.version, change.id, change.vector)
-                for change in changed
-                if change.vector is not None
-            ]
+            rows: list[Row] = [change[1:5] for change in changed if change.vector is not None]
             payloads: list[bytes | None] = []
             if index.payloads.has_fields:
                 payloads = [change.payload for change in changed if change.vector is not None]

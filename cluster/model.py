@@ -54,8 +54,7 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["live", "dropping"] = "live"
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(msgspec.Struct, frozen=True):
     """A point to be written: a validated finite float32 vector and a payload object.
 
     `if_version` is its condition: None, there is none; 0, the point must not exist; N, its version
@@ -64,7 +63,7 @@ class Point:
 
     id: PointId
     vector: Vector
-    payload: Mapping[str, Any] = field(default_factory=dict)
+    payload: Mapping[str, Any] = {}
     if_version: int | None = None
 
 

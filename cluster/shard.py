@@ -156,6 +156,9 @@ class ShardMachine(FileMachine["_ShardBatch"], RecordReads, ChangeReads):
             return state
 
 
+_change = partial(tuple.__new__, Change)  # quicker than a call with six arguments
+
+
 class _ShardBatch:
     """One transaction of entries; `changes` by seq."""
 
@@ -300,7 +303,8 @@ class _ShardBatch:
         self.changes = dict(kept)
 
     def _note(self, uid: int, version: int, written: Sequence[Written]) -> None:
+        changes = self.changes
         for seq, record_id, vector, payload in written:
             # Moved to the end: the order of the changes is that of their versions.
-            self.changes.pop(seq, None)
-            self.changes[seq] = Change(uid, seq, version, record_id, vector, payload)
+            changes.pop(seq, None)
+            changes[seq] = _change((uid, seq, version, record_id, vector, payload))

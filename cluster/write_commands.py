@@ -62,14 +62,15 @@ def point_writes(
     vectors = _vectors(collection, points)
     writes: dict[bytes, PointWrite] = {}
     for at, (point, vector) in enumerate(zip(points, vectors, strict=True)):
-        canonical = _canonical(point.id, f"points[{at}].id")
+        canonical = _canonical(point.id, "points[{}].id", at)
         if key is not None:
             canonical = keyed_id(canonical, key)
-        payload = _dumped(point.payload, f"points[{at}].payload")
+        payload = _dumped(point.payload, "points[{}].payload", at)
         write = PointWrite(canonical, vector, payload, point.if_version)
-        if _point_bytes(write) > bytes_max:
+        if len(canonical) + len(vector) + len(payload) + FRAMING_BYTES > bytes_max:
             raise PayloadTooLarge("the point exceeds a log command", field=f"points[{at}]")
-        _refuse_unclear(writes.get(canonical), write, f"points[{at}].id")
+        if canonical in writes:
+            _refuse_unclear(writes[canonical], write, f"points[{at}].id")
         writes[canonical] = write
     return list(writes.values())
 
@@ -96,7 +97,7 @@ def payload_shares(
     """
     distinct = list(dict.fromkeys(ids))
     sizes = list(map(_id_bytes, distinct))
-    payload = _dumped(change.payload, "payload")
+    payload = _dumped(change.payload, "payload", 0)
     keys = list(change.keys)
     fixed_bytes = len(payload) + sum(len(key.encode()) + FRAMING_BYTES for key in keys)
     if splitting.budget(fixed_bytes) < max(sizes, default=0):
@@ -110,7 +111,7 @@ def payload_shares(
 
 def canonical_ids(ids: Sequence[PointId], name: str) -> list[bytes]:
     """Return the canonical bytes of users' ids; raises BadRequest naming the first bad one."""
-    return [_canonical(each, f"{name}[{at}]") for at, each in enumerate(ids)]
+    return [_canonical(each, f"{name}[{{}}]", at) for at, each in enumerate(ids)]
 
 
 def unit_vectors(vectors: Matrix) -> Matrix:
@@ -121,7 +122,8 @@ def unit_vectors(vectors: Matrix) -> Matrix:
     wide = vectors.astype(np.float64)
     norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
     with np.errstate(divide="ignore", invalid="ignore"):
-        scaled: Matrix = (wide / norms[:, None]).astype("<f4")
+        np.divide(wide, norms[:, None], out=wide)  # in place: the rows may be many
+        scaled: Matrix = wide.astype("<f4")
     return scaled
 
 
@@ -144,23 +146,25 @@ def _vectors(collection: Collection, points: Sequence[Point]) -> list[bytes]:
     return [row.tobytes() for row in matrix]
 
 
-def _dumped(payload: Mapping[str, Any], field: str) -> bytes:
+def _dumped(payload: Mapping[str, Any], field: str, at: int) -> bytes:
+    """Return a payload as JSON; `field`, with the place `at` in it, is made for an error alone."""
     try:
-        return orjson.dumps(dict(payload))
+        return orjson.dumps(payload if type(payload) is dict else dict(payload))
     except (TypeError, ValueError) as error:
-        raise BadRequest(f"the payload is not plain JSON: {error}", field=field) from None
+        text = f"the payload is not plain JSON: {error}"
+        raise BadRequest(text, field=field.format(at)) from None
 
 
-def _canonical(point_id: PointId, field: str) -> bytes:
+def _canonical(point_id: PointId, field: str, at: int) -> bytes:
     try:
         return encode_id(point_id)
     except ValueError as error:
-        raise BadRequest(str(error), field=field) from None
+        raise BadRequest(str(error), field=field.format(at)) from None
 
 
-def _refuse_unclear(earlier: PointWrite | None, write: PointWrite, field: str) -> None:
+def _refuse_unclear(earlier: PointWrite, write: PointWrite, field: str) -> None:
     """Refuse an id that comes twice in a batch, once with a condition: on which of the two?"""
-    if earlier is not None and (earlier.if_version, write.if_version) != (None, None):
+    if (earlier.if_version, write.if_version) != (None, None):
         raise BadRequest("the id of a point with a condition comes twice", field=field)
 
 

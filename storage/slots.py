@@ -32,8 +32,8 @@ Flags = npt.NDArray[np.bool_]
 
 SLOT_MAX: Final = 2**31 - 1
 _CAPACITY_MIN: Final = 256
-_ID_SIZES: Final = (INTEGER_BYTES, ID_BYTES_MAX)
-_LONG_TAGS: Final = (KEYED_TAG, NODE_TAG, EDGE_TAG)
+_ID_SIZES: Final = {INTEGER_BYTES, ID_BYTES_MAX}
+_LONG_TAGS: Final = {bytes((tag,)) for tag in (KEYED_TAG, NODE_TAG, EDGE_TAG)}
 """Tags of ids of any length: of these an index keeps the tag alone, and the row tells."""
 _KEPT_OF_LONG: Final = bytes((KEYED_TAG,)).ljust(ID_BYTES_MAX, b"\0")
 
@@ -195,24 +195,25 @@ def make_batch(shard: int, rows: Sequence[tuple[int, int, bytes, bytes]]) -> tup
     Raises:
         ValueError: a sequence number out of range, or an id that is not canonical.
     """
+    positions = np.arange(len(rows))
+    if len({row[0] for row in rows}) < len(rows):
+        positions = np.array(_newest(rows))
+        rows = [rows[position] for position in positions.tolist()]
+    seqs, versions, ids, _ = zip(*rows, strict=True)
+    if not 0 <= min(seqs) <= max(seqs) < SEQ_MAX:
+        raise ValueError(f"a row's sequence number is 0..{SEQ_MAX - 1}")
+    numbers = np.array(seqs, dtype=np.int64), np.array(versions, dtype=np.int64)
+    return Batch(shard, *numbers, _kept_ids(ids)), positions
+
+
+def _newest(rows: Sequence[tuple[int, int, bytes, bytes]]) -> list[int]:
+    """Return where the row stands that counts, for each sequence number."""
     best: dict[int, int] = {}
     for position, row in enumerate(rows):
         seen = best.get(row[0])
         if seen is None or rows[seen][1] <= row[1]:
             best[row[0]] = position
-    kept = rows if len(best) == len(rows) else [rows[position] for position in best.values()]
-    if not all(0 <= seq < SEQ_MAX for seq in best):
-        raise ValueError(f"a row's sequence number is 0..{SEQ_MAX - 1}")
-    if not all(len(row[2]) in _ID_SIZES or row[2][0] in _LONG_TAGS for row in kept):
-        raise ValueError("an id is 9 or 17 canonical bytes, or has a key")
-    ids = b"".join([_kept_id(row[2]) for row in kept])
-    batch = Batch(
-        shard,
-        np.array([row[0] for row in kept], dtype=np.int64),
-        np.array([row[1] for row in kept], dtype=np.int64),
-        np.frombuffer(ids, dtype=f"V{ID_BYTES_MAX}"),
-    )
-    return batch, np.fromiter(best.values(), dtype=np.int64, count=len(best))
+    return list(best.values())
 
 
 def make_hits(records: Records, slots: Numbers, scores: list[float]) -> list[IndexHit]:
@@ -224,8 +225,12 @@ def make_hits(records: Records, slots: Numbers, scores: list[float]) -> list[Ind
     ]
 
 
-def _kept_id(raw: bytes) -> bytes:
-    return _KEPT_OF_LONG if raw[0] in _LONG_TAGS else raw.ljust(ID_BYTES_MAX, b"\0")
+def _kept_ids(ids: Sequence[bytes]) -> Records:
+    if not {each[:1] for each in ids}.isdisjoint(_LONG_TAGS):
+        ids = [_KEPT_OF_LONG if each[:1] in _LONG_TAGS else each for each in ids]
+    if not {len(each) for each in ids} <= _ID_SIZES:
+        raise ValueError("an id is 9 or 17 canonical bytes, or has a key")
+    return np.array(ids, dtype=f"S{ID_BYTES_MAX}").view(f"V{ID_BYTES_MAX}")
 
 
 def _shown_id(kept: bytes) -> bytes:

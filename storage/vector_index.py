@@ -280,7 +280,11 @@ class VectorIndex:
 
     def is_flooded(self, now_s: float) -> bool:
         """Return whether building can wait; see `storage.flood`."""
-        return self.flood.lasts(self._deferred_in, self.tail_size, now_s)
+        waiting = self._deferred_in - self._deferred_out
+        lasts = self.flood.lasts(self._deferred_in, waiting + self._tail_size, now_s)
+        if not lasts or waiting > _DEFERRED_MAX // 4:
+            self._take_deferred()  # many at a time: a few cost nearly as much
+        return lasts
 
     def build(self, limit: int) -> int:
         """Move up to `limit` rows from the tail into the graph, or continue a rebuild.

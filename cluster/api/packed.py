@@ -33,8 +33,8 @@ class PackedVector(list[Any]):
         """Return all numbers as float32[n], a view that cannot be written to."""
         return np.frombuffer(self._raw, dtype=ITEM)
 
-    def rows(self, count: int, dimension: int, field: str) -> list[npt.NDArray[np.float32]]:
-        """Return the bytes as `count` rows of float32[dimension].
+    def rows(self, count: int, dimension: int, field: str) -> npt.NDArray[np.float32]:
+        """Return the bytes as float32[count, dimension], a view that cannot be written to.
 
         Raises:
             BadRequest: there are more or fewer numbers.
@@ -43,4 +43,4 @@ class PackedVector(list[Any]):
         if len(numbers) != count * dimension:
             text = f"{len(numbers)} numbers are not {count} vectors of {dimension}"
             raise BadRequest(text, field=field)
-        return list(numbers.reshape(count, dimension))
+        return numbers.reshape(count, dimension)

@@ -237,7 +237,7 @@ def read_list(items: list[PointIn], collection: Collection, config: Config) -> l
 
 def _read_batch(batch: BatchIn, collection: Collection, config: Config) -> list[Point]:
     _check_size(len(batch.ids), config, "batch.ids")
-    rows: Sequence[Any] | dict[str, Any] = batch.vectors
+    rows: Any = batch.vectors
     if isinstance(rows, dict):
         raise UnsupportedFeature("named vectors are not supported", field="batch.vectors")
     if isinstance(rows, PackedVector):

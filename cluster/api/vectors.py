@@ -54,13 +54,28 @@ def check_vector(values: VectorLike, collection: VectorSpace, field: str) -> Vec
 
 
 def check_vectors(
-    rows: Sequence[VectorLike], collection: VectorSpace, field_of: Callable[[int], str]
+    rows: Sequence[VectorLike] | Matrix, collection: VectorSpace, field_of: Callable[[int], str]
 ) -> Matrix:
     """Return vectors as float32[n, dimension]; `field_of(i)` names row i.
+
+    A matrix is returned as it is; its rows have the right length.
 
     Raises:
         BadRequest: naming the first row that cannot be stored.
     """
+    matrix: Any = rows if isinstance(rows, np.ndarray) else _stacked(rows, collection, field_of)
+    squares = np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64)
+    _refuse_first(~np.isfinite(squares), "is not finite in float32", field_of)
+    if collection.distance == "Cosine":
+        _refuse_first(squares == 0.0, "has no direction: its norm is zero", field_of)
+        _refuse_first(squares > SQUARE_MAX, "has a norm that overflows float32", field_of)
+    return matrix  # type: ignore[no-any-return]
+
+
+def _stacked(
+    rows: Sequence[VectorLike], collection: VectorSpace, field_of: Callable[[int], str]
+) -> Matrix:
+    """Return rows of the collection's dimension as a matrix. Raises BadRequest."""
     dimension = collection.dimension
     rows = [row.array() if isinstance(row, PackedVector) else row for row in rows]
     for position, row in enumerate(rows):
@@ -71,11 +86,6 @@ def check_vectors(
             )
     with np.errstate(over="ignore"):
         matrix: Any = np.array(rows, dtype=np.float32).reshape(len(rows), dimension)
-    squares = np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64)
-    _refuse_first(~np.isfinite(squares), "is not finite in float32", field_of)
-    if collection.distance == "Cosine":
-        _refuse_first(squares == 0.0, "has no direction: its norm is zero", field_of)
-        _refuse_first(squares > SQUARE_MAX, "has a norm that overflows float32", field_of)
     return matrix  # type: ignore[no-any-return]
 
 

@@ -64,9 +64,11 @@ def meta_body(term: int, vote: str | None) -> bytes:
 
 def batch(sequence: int, records: list[bytes], salt: int) -> bytes:
     """Return one batch, ready to be written into a segment of that salt."""
-    body = b"".join(records)
-    rest = struct.pack("<IQ", len(body), sequence) + body
-    return struct.pack("<II", MAGIC, zlib.crc32(rest, salt)) + rest
+    length = sum(map(len, records))
+    crc = zlib.crc32(struct.pack("<IQ", length, sequence), salt)
+    for part in records:  # copied once, for they may be megabytes
+        crc = zlib.crc32(part, crc)
+    return b"".join((HEADER.pack(MAGIC, crc, length, sequence), *records))
 
 
 def segment_name(sequence: int, salt: int) -> str:
