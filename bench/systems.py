@@ -20,7 +20,7 @@ import hnswlib
 import numpy as np
 import orjson
 
-from bench import load, posting
+from bench import load, packed, posting
 from bench.dataset import K, Matrix
 from bench.nodes import started
 from bench.posting import Speed
@@ -29,7 +29,8 @@ M: Final = 16
 EF_CONSTRUCTION: Final = 200
 BATCH: Final = 256
 STORING_CLIENTS: Final = 4
-_BATCHES_AT_A_TIME: Final = 40
+_BATCHES_AT_A_TIME: Final = 120
+JSON: Final = "application/json"
 _POLL_S: Final = 0.2
 
 Found = list[list[int]]
@@ -127,10 +128,12 @@ class OverHttp:
             raise RuntimeError(f"{method} {path}: {answer.status} {raw[:300]!r}")
         return orjson.loads(raw) if raw else None
 
-    def send_batches(self, method: str, path: str, bodies: Iterator[bytes]) -> None:
+    def send_batches(
+        self, method: str, path: str, bodies: Iterator[bytes], media_type: str = JSON
+    ) -> None:
         """Send bodies over several connections, some at a time: all together fill the memory."""
         while batches := list(itertools.islice(bodies, _BATCHES_AT_A_TIME)):
-            requests = [load.request(method, path, body) for body in batches]
+            requests = [load.request(method, path, body, media_type) for body in batches]
             load.run(self.ports[0], requests, STORING_CLIENTS, patient=True)
 
     def memory_bytes(self) -> int | None:
@@ -144,6 +147,9 @@ class OverHttp:
 class Points(OverHttp):
     """Recollect, and Qdrant, whose HTTP API it shares."""
 
+    takes_msgpack = True
+    """Whether bodies may be MessagePack, with vectors as float32."""
+
     _PATH: Final = "/collections/bench/points"
 
     def store(self, vectors: Matrix) -> None:
@@ -152,7 +158,13 @@ class Points(OverHttp):
         shape = {"size": vectors.shape[1], "distance": "Cosine"}
         body = {"vectors": shape, "hnsw_config": settings}
         self.call("PUT", "/collections/bench", body)
-        self.send_batches("PUT", f"{self._PATH}?wait=true", _point_batches(vectors))
+        path = f"{self._PATH}?wait=true"
+        if self.takes_msgpack:
+            starts = range(0, len(vectors), BATCH)
+            bodies = (packed.points(vectors[at : at + BATCH], at) for at in starts)
+            self.send_batches("PUT", path, bodies, packed.MEDIA_TYPE)
+        else:
+            self.send_batches("PUT", path, _point_batches(vectors))
 
     def is_indexed(self, total: int) -> bool:
         """Return whether the collection is green with everything in it."""
@@ -183,6 +195,7 @@ def recollect(nodes: int) -> Iterator[Points]:
 def qdrant(url: str) -> Iterator[Points]:
     """Use a Qdrant server on this machine, and take away what was stored in it."""
     system = Points("Qdrant", [urlsplit(url).port or 6333], None)
+    system.takes_msgpack = False
     try:
         yield system
     finally:

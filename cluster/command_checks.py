@@ -17,7 +17,6 @@ from cluster.command import (
     Command,
     Delete,
     DropGraph,
-    PointWrite,
     SetPayload,
     Transaction,
     Upsert,

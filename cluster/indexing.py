@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from cluster.metadata import ClusterView, MetadataMachine
 from cluster.replica import Replica
@@ -138,7 +138,8 @@ class Indexing:
             if index is None or uid not in self._open:
                 continue  # reconciled when the collection appears in the view
             gone = [change.seq for change in changed if change.vector is None]
-            rows: list[Row] = [change[1:5] for change in changed if change.vector is not None]
+            kept = [change[1:5] for change in changed if change.vector is not None]
+            rows = cast(list[Row], kept)
             payloads: list[bytes | None] = []
             if index.payloads.has_fields:
                 payloads = [change.payload for change in changed if change.vector is not None]

@@ -49,7 +49,8 @@ def upsert_shares(
         return Upsert(collection.uid, collection.dimension, chunk)
 
     ids = [item.id for item in items]
-    return split(items, ids, [_point_bytes(each) for each in items], body, splitting)
+    sizes = [len(p.id) + len(p.vector) + len(p.payload) + FRAMING_BYTES for p in items]
+    return split(items, ids, sizes, body, splitting)
 
 
 def point_writes(
@@ -136,14 +137,15 @@ def _vectors(collection: Collection, points: Sequence[Point]) -> list[bytes]:
             )
     if not points:
         return []
-    matrix: Matrix = np.stack([point.vector for point in points]).astype("<f4", copy=False)
+    matrix: Matrix = np.array([point.vector for point in points], dtype="<f4")
     if collection.distance == "Cosine":
         matrix = unit_vectors(matrix)
     finite = np.isfinite(matrix).all(axis=1)
     if not finite.all():
         field = f"points[{int(np.argmin(finite))}].vector"
         raise BadRequest("the vector is not finite, or has no direction", field=field)
-    return [row.tobytes() for row in matrix]
+    raw, width = matrix.tobytes(), 4 * collection.dimension
+    return [raw[start : start + width] for start in range(0, len(raw), width)]
 
 
 def _dumped(payload: Mapping[str, Any], field: str, at: int) -> bytes:
@@ -170,7 +172,3 @@ def _refuse_unclear(earlier: PointWrite, write: PointWrite, field: str) -> None:
 
 def _id_bytes(canonical: bytes) -> int:
     return len(canonical) + FRAMING_BYTES
-
-
-def _point_bytes(write: PointWrite) -> int:
-    return len(write.id) + len(write.vector) + len(write.payload) + FRAMING_BYTES

@@ -38,6 +38,7 @@ PointId = int | str
 ShardKey = int | str
 """A key as a user sees it: an int in 0..2^64-1, or text of 1 to 255 characters."""
 
+_INTEGER: Final = bytes((INTEGER_TAG,))
 _KEYED: Final = bytes((KEYED_TAG,))
 
 
@@ -47,6 +48,8 @@ def encode_id(point_id: PointId) -> bytes:
     Raises:
         ValueError: an integer out of range, or text that is not a UUID.
     """
+    if type(point_id) is int and 0 <= point_id <= ID_MAX:
+        return _integer(point_id)
     if isinstance(point_id, bool):
         raise ValueError("an id is an unsigned 64-bit integer or a UUID")  # noqa: TRY004
     if isinstance(point_id, int):
@@ -149,7 +152,7 @@ def is_canonical(raw: bytes) -> bool:
 
 
 def _integer(number: int) -> bytes:
-    return bytes((INTEGER_TAG,)) + number.to_bytes(8, "big")
+    return _INTEGER + number.to_bytes(8, "big")
 
 
 def _key_start(keyed: bytes) -> int:

@@ -59,6 +59,26 @@ def row_digest(
     return _digest(b"".join((head, record_id, payload, vector)))
 
 
+def row_digests(
+    collection: int, version: int, now_ms: int, rows: Iterable[tuple[int, bytes, int, bytes, bytes]]
+) -> list[bytes]:
+    """Digest rows (seq, id, created_ms, payload, vector) that are written now, as `row_digest`."""
+    pack, join = _ROW.pack, b"".join
+    return [
+        _digest(
+            join(
+                (
+                    pack(b"R", collection, version, created_ms, now_ms, len(each), len(payload)),
+                    each,
+                    payload,
+                    vector,
+                )
+            )
+        )
+        for _, each, created_ms, payload, vector in rows
+    ]
+
+
 def tombstone_digest(collection: int, record_id: bytes, version: int) -> bytes:
     """Digest the mark that a deleted row leaves."""
     return _digest(_TOMBSTONE.pack(b"T", collection, version) + record_id)

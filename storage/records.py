@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 from storage.bulk_insert import BulkInsert
 from storage.payloads import PayloadChange, PayloadOverflow
-from storage.record_hash import DIGEST_BYTES, SetHash, row_digest, tombstone_digest
+from storage.record_hash import DIGEST_BYTES, SetHash, row_digest, row_digests, tombstone_digest
 from storage.state_file import read_meta, write_meta
 
 IS_KEYED_SQL: Final = "substr(id, 1, 1) = x'07'"
@@ -243,10 +243,7 @@ class RecordWriter:
     def _put(self, collection: int, stamp: Stamp, rows: Sequence[_Row]) -> None:
         """Write rows whose old digests, if any, were removed from the hash."""
         version, now_ms = stamp
-        digests = [
-            row_digest((collection, each), version, (created_ms, now_ms), payload, vector)
-            for _, each, created_ms, payload, vector in rows
-        ]
+        digests = row_digests(collection, version, now_ms, rows)
         self.hash.add(digests)
         records = [
             (seq, collection, each, version, payload.decode(), created_ms, now_ms, digest)

@@ -2,10 +2,10 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from cluster import read_path
 from cluster.command import Upsert
@@ -276,7 +276,7 @@ async def test_a_conflict_tells_the_id_and_the_key(three):
     """Conditions are about the point under its key."""
     collection = await keyed(three)
     await put(three, collection, "a", point(1))
-    absent = msgspec.structs.replace(point(1), if_version=0)
+    absent = replace(point(1), if_version=0)
     await put(three, collection, "b", absent)
     with pytest.raises(VersionConflict) as caught:
         await put(three, collection, "a", absent, node="node3")
