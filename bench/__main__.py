@@ -40,7 +40,15 @@ def _all(words: Sequence[str]) -> int:
         ["bench.idle"],
     ]
     if data:
-        names = ["http_search", "filters", "batch_search", "ingest", "backends", "checkpoints"]
+        names = [
+            "http_search",
+            "filters",
+            "batch_search",
+            "ingest",
+            "ingest_and_search",
+            "backends",
+            "checkpoints",
+        ]
         names += ["graph_khop", "graph_http"]
         runs = [[f"bench.{name}", "--data", data] for name in names] + runs
         runs = [["bench", "--data", data], *runs]

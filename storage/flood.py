@@ -13,9 +13,9 @@ from typing import Final
 
 ROWS_PER_S: Final = 1000.0
 """What comes more slowly is built as it comes: there is processor enough for both."""
-WAITING_MAX: Final = 65_536
-LOOK_S: Final = 0.05
-"""How long to count rows before their rate means anything."""
+WAITING_MAX: Final = 262_144
+LOOK_S: Final = 0.25
+"""How long to count rows before their rate means anything: a follower takes them in by the lump."""
 
 
 @dataclass(slots=True)

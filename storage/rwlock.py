@@ -25,6 +25,8 @@ class ReadWriteLock:
         """Where readers wait for the writer to leave."""
         self._drained = threading.Condition(self._mutex)
         """Where the writer waits for the readers to leave."""
+        self.reads = 0
+        """Readers that ever came."""
         self._readers = 0
         self._queued = 0
         """Readers that wait; they become `_readers` when the phase ends."""
@@ -35,6 +37,7 @@ class ReadWriteLock:
     def acquire_read(self) -> None:
         """Enter as a reader, after the writer that is inside or waiting."""
         with self._mutex:
+            self.reads += 1
             if not self._writer:
                 self._readers += 1
                 return

@@ -64,7 +64,7 @@ class TestInASet:
         vectors = np.random.default_rng(1).standard_normal((500, 8)).astype("<f4")
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         self.vectors = vectors
-        self.now_s += 0.1
+        self.now_s += LOOK_S
         index.defer(0, [(n + 1, 1, encode_id(n), row.tobytes()) for n, row in enumerate(vectors)])
         return index
 
@@ -82,7 +82,7 @@ class TestInASet:
     def test_rows_are_built_when_the_flood_has_ended(self, index):
         """Nobody has to search for that."""
         self.indexes._build()
-        self.now_s += 0.1
+        self.now_s += LOOK_S
         self.indexes._build()
 
         assert index.tail_size == 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from storage.filter_nodes import Filter, HasKey, HasKeyedId
 from storage.filter_sql import SqlFilter, to_sql
-from storage.ids import encode_id, is_canonical, key_bytes
+from storage.ids import decode_id, encode_id, is_canonical, key_bytes
 from storage.payloads import canonical_payload, merging, removing, replacing
 from storage.record_hash import SetHash, row_digest, tombstone_digest
 from storage.record_reads import IndexRow, RecordReads
@@ -108,6 +108,27 @@ def test_writing_again_clears_the_tombstone(state: StateFile) -> None:
         upsert(other, 4, [2, 1])
 
         assert state_hash(state) == state_hash(other)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 9), min_size=1)), max_size=12))
+def test_new_and_known_ids_mix(changes: list[tuple[bool, set[int]]]) -> None:
+    """Ids below, between and above those that are there, or were: the hash is that of the rows."""
+    living: set[int] = set()
+    with closing(StateFile(None, RECORDS_SCHEMA)) as state:
+        for version, (stays, numbers) in enumerate(changes, start=2):
+            if stays:
+                upsert(state, version, sorted(numbers, key=str))
+                living |= numbers
+            else:
+                delete(state, version, sorted(numbers))
+                living -= numbers
+        state_hash(state)
+        found = Reads(state).retrieve(1, ids(*range(10)), with_vector=False, with_payload=False)
+
+        assert [row.id for row in found] == ids(*sorted(living))
+        with state.reader() as connection:
+            buried = connection.execute("SELECT id FROM tombstones").fetchall()
+        assert living.isdisjoint(decode_id(each) for (each,) in buried)
 
 
 def test_deleting_leaves_a_tombstone(state: StateFile) -> None:

@@ -548,6 +548,27 @@ def test_builder_with_a_clock(threads):
     assert len(index.search(vectors[0], 500)) == 500
 
 
+def test_the_builder_takes_more_at_a_time_when_nobody_searches():
+    """What surrounds a batch is paid less often; a search makes batches small again."""
+    clock = iter(range(10**9))
+    index = make(clock=lambda: next(clock) * 1e-4)
+    vectors = draw_vectors(600, seed=24)
+
+    def batches_until_built(numbers):
+        index.upsert(0, [row(n, vectors[n]) for n in numbers])
+        before = next(clock)
+        build(index)
+        return next(clock) - before
+
+    for _ in range(20_000):  # two seconds without a search
+        next(clock)
+    quiet = batches_until_built(range(300))
+    index.search(vectors[0], 1)
+    searched = batches_until_built(range(300, 600))
+
+    assert quiet < searched
+
+
 def test_searches_while_building_and_writing():
     """Searches during building, rebuilding, updates and removals always see every stable row."""
     changes = []
