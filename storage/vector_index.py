@@ -110,6 +110,8 @@ class VectorIndex:
             ValueError: a vector of wrong length or with a non-finite element, or a bad id or
                 sequence number; nothing is applied.
         """
+        if not rows:
+            return
         self._take_deferred()
         self._upsert(shard, rows)
         self._changed()
