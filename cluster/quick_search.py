@@ -26,7 +26,7 @@ from cluster.peer_methods import Fetch, FetchedRow
 from cluster.routing import Routing
 from cluster.search_lanes import ROWS_AT_ONCE, Passing, Search, SearchLanes
 from storage.filters import Filter
-from storage.ids import decode_id
+from storage.ids import INTEGER_TAG, decode_id
 from storage.index_set import IndexSet
 from storage.metric import is_unit
 from storage.vector_index import IndexHit, NotIndexed, VectorIndex
@@ -161,9 +161,15 @@ class QuickSearch:
 
 def _bare(hits: Sequence[IndexHit]) -> bytes:
     """Return hits as JSON."""
+    from_bytes = int.from_bytes
     return orjson.dumps(
         [
-            {"id": decode_id(raw), "version": version, "score": score}
+            {
+                # An integer in place: this is the hot path.
+                "id": from_bytes(raw[1:], "big") if raw[0] == INTEGER_TAG else decode_id(raw),
+                "version": version,
+                "score": score,
+            }
             for _, _, version, raw, score in hits
         ]
     )

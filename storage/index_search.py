@@ -42,6 +42,8 @@ _WIDEN_MIN: Final = 2
 _WIDEN_MAX: Final = 16
 _WIDEN_MARGIN: Final = 2.0
 _UNREACHED_MIN: Final = 64
+_SORTED_MAX: Final = 256
+"""To sort so many is quicker than to look for the smallest first."""
 
 EVERYTHING: Final = Selection(None, None)
 _NO_SLOTS: Final[Numbers] = np.empty(0, dtype=np.int64)
@@ -269,8 +271,8 @@ def _finish(state: IndexState, query: Query, limit: int, found: _Found) -> list[
 
 def _smallest(keys: Keys, limit: int) -> Numbers:
     """Return the positions of the `limit` smallest keys, ascending; equals in their order."""
-    if len(keys) <= 4 * limit:
-        return np.argsort(keys, kind="stable")[:limit]
+    if len(keys) <= max(4 * limit, _SORTED_MAX):
+        return keys.argsort(kind="stable")[:limit]
     smallest = np.partition(keys, limit - 1)[limit - 1]
-    candidates = np.flatnonzero(keys <= smallest)
-    return candidates[np.argsort(keys[candidates], kind="stable")][:limit]
+    candidates = (keys <= smallest).nonzero()[0]
+    return candidates[keys[candidates].argsort(kind="stable")][:limit]

@@ -98,16 +98,18 @@ class _Protocol(web.RequestHandler):
         aiohttp's loop over requests sleeps on while an answer is quick; it would wait for the rest
         of a head for ever.
         """
-        waiter = self._waiter
+        waiter, begun = self._waiter, False
         if self._quick is None or waiter is None or waiter.done():
             super().data_received(data)
         else:
             self._waiter = None
             super().data_received(data)
             self._waiter = waiter
-            if self._messages and self._asked is None and not self._begin_quick(self._quick):
-                waiter.set_result(None)
-        if self._messages or self._current_request is not None or self._asked is not None:
+            if self._messages and self._asked is None:
+                begun = self._begin_quick(self._quick)
+                if not begun:
+                    waiter.set_result(None)
+        if begun or self._messages or self._current_request is not None or self._asked is not None:
             self._end_head_timer()
         elif self._head_timer is None:
             loop = asyncio.get_running_loop()

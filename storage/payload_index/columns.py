@@ -45,7 +45,7 @@ class PayloadColumns:
     @property
     def unknown(self) -> int:
         """Slots that are unknown to the column that knows the fewest. Needs no mutex."""
-        return max((column.unknown for column in self.columns), default=0)
+        return max([column.unknown for column in self.columns], default=0)
 
     def by_path(self) -> dict[Key, list[Column]]:
         """Return the columns that know all slots, by path."""

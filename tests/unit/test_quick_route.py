@@ -210,6 +210,24 @@ async def test_a_filter_that_indexes_answer_is_quick(built):
                 assert ways.counted.taken == before + 1, where
 
 
+async def test_a_search_that_is_answered_at_once_leaves_its_connection_open(monkeypatch):
+    """The time that a head has to arrive runs when one has begun, not when all was answered."""
+    monkeypatch.setattr("cluster.api.server.HEAD_S", 0.05)
+    async with both_ways(indexed=True) as ways:
+        while ways.index.build(COUNT):
+            pass
+        body = {**PLAIN, "filter": FILTERED[0]}
+        await ways.quick.ask(QUERY, body)
+        reader, writer = await asyncio.open_connection("127.0.0.1", ways.port)
+        writer.write(b"POST / HT")
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""  # its time has run out, and so has the other's
+        writer.close()
+        status, _, _ = await ways.quick.ask(QUERY, body)
+
+        assert status == 200
+
+
 UNREADABLE = [
     {"must": [{"key": "n", "range": {"lt": "x"}}]},
     {"must": [{"key": "text", "match": {"value": 'a "word"'}}]},
