@@ -43,7 +43,10 @@ Done = Callable[[Any], None]
 
 @dataclass(slots=True)
 class Search:
-    """A search on its way: `finish` makes an answer of its hits, `done` takes it."""
+    """A search on its way: `finish` makes an answer of its hits, `done` takes it.
+
+    Under Cosine the vector has length 1.
+    """
 
     vector: Vector
     finish: Finish
@@ -54,7 +57,7 @@ class SearchableIndex(Protocol):
     """A vector index, as far as a lane uses it."""
 
     def search_many(
-        self, vectors: Matrix, limit: int, *, ef: int | None = None
+        self, vectors: Matrix, limit: int, *, ef: int | None = None, unit: bool = False
     ) -> list[list[IndexHit]]:
         """Return the `limit` nearest rows to each of vectors[n, dimension], best first."""
         ...
@@ -72,9 +75,10 @@ class Passing:
     rows: Restriction
 
     def search_many(
-        self, vectors: Matrix, limit: int, *, ef: int | None = None
+        self, vectors: Matrix, limit: int, *, ef: int | None = None, unit: bool = False
     ) -> list[list[IndexHit]]:
         """Return the nearest of these rows to each of vectors[n, dimension]; raises NotIndexed."""
+        del unit  # here it would spare little
         return [self.index.search_within(each, limit, self.rows, ef=ef) for each in vectors]
 
 
@@ -173,7 +177,7 @@ def _answers(key: GroupKey, group: list[Search]) -> list[Any]:
     index, limit, ef = key
     try:
         vectors = _matrix(group)
-        found = index.search_many(vectors, limit, ef=ef)
+        found = index.search_many(vectors, limit, ef=ef, unit=True)
         assert len(found) == len(group), "an answer for each vector"
     except Exception as error:  # noqa: BLE001 - it is for those who asked
         return [error] * len(group)

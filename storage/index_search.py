@@ -274,5 +274,5 @@ def _smallest(keys: Keys, limit: int) -> Numbers:
     if len(keys) <= max(4 * limit, _SORTED_MAX):
         return keys.argsort(kind="stable")[:limit]
     smallest = np.partition(keys, limit - 1)[limit - 1]
-    candidates = (keys <= smallest).nonzero()[0]
+    candidates: Numbers = (keys <= smallest).nonzero()[0]
     return candidates[keys[candidates].argsort(kind="stable")][:limit]

@@ -94,9 +94,14 @@ class Metric:
             return _scaled(prepared)
         return Query(prepared, 1.0)
 
-    def queries(self, vectors: Matrix) -> tuple[list[Query], Matrix]:
-        """Prepare each of vectors[n, dimension] as `query` does; return them as rows, too."""
+    def queries(self, vectors: Matrix, *, unit: bool = False) -> tuple[list[Query], Matrix]:
+        """Prepare each of vectors[n, dimension] as `query` does; return them as rows, too.
+
+        `unit`: under Cosine they are known to be finite and of length 1.
+        """
         rows = list(vectors)
+        if unit and self.distance == "Cosine":
+            return [Query(row, 1.0) for row in rows], vectors
         prepared = list(map(self.query, rows))
         if all(query.vector is row for query, row in zip(prepared, rows, strict=True)):
             return prepared, vectors

@@ -106,9 +106,8 @@ class VectorIndex:
     def upsert(self, shard: int, rows: Sequence[Row]) -> None:
         """Add or replace rows of a shard; one that is not newer than what is there is passed over.
 
-        Raises:
-            ValueError: a vector of wrong length or with a non-finite element, or a bad id or
-                sequence number; nothing is applied.
+        Raises ValueError for a vector of wrong length or with a non-finite element, or a bad id or
+        sequence number; then nothing is applied.
         """
         if not rows:
             return
@@ -243,11 +242,20 @@ class VectorIndex:
         return search(self._state, query, Ask(limit, rows, ef, exact))
 
     def search_many(
-        self, vectors: Matrix, limit: int, *, ef: int | None = None, exact: bool = False
+        self,
+        vectors: Matrix,
+        limit: int,
+        *,
+        ef: int | None = None,
+        exact: bool = False,
+        unit: bool = False,
     ) -> list[list[IndexHit]]:
-        """Answer an unrestricted search for each of vectors[n, dimension]; raises as `search`."""
+        """Answer an unrestricted search for each of vectors[n, dimension]; raises as `search`.
+
+        `unit`: under Cosine they are known to be finite and of length 1.
+        """
         check_asked(limit, ef)
-        queries, vectors = self._state.metric.queries(vectors)
+        queries, vectors = self._state.metric.queries(vectors, unit=unit)
         self.flood.searched = True
         self._take_deferred()
         if ef is None and not exact:
@@ -262,10 +270,7 @@ class VectorIndex:
                 self._changed()
 
     def tune(self) -> bool:
-        """Measure the default beam width if it is time to; return whether it was.
-
-        It takes about a second of one thread, during which rows are not built.
-        """
+        """Measure the default beam width, for about a second, if it is time to; return if so."""
         state = self._state
         rows = state.graph_count
         if not state.beam.is_due(rows):
@@ -289,12 +294,9 @@ class VectorIndex:
     def build(self, limit: int) -> int:
         """Move up to `limit` rows from the tail into the graph, or continue a rebuild.
 
-        Payload indexes go on, too. Returns how many rows were moved or read; 0: there is nothing
-        to do.
-
-        Raises:
-            MemoryError: the graph could not grow; the rows stay searchable in the tail.
-            RuntimeError: payloads cannot be read now.
+        Payload indexes go on, too. Returns how many rows were moved or read; 0: nothing to do.
+        Raises MemoryError when the graph could not grow (the rows stay searchable in the tail) and
+        RuntimeError when payloads cannot be read now.
         """
         self._take_deferred()
         filled = self.payloads.fill()
@@ -385,11 +387,7 @@ class VectorIndex:
                 state.changes -= saved
 
     def adopt(self, image: Image) -> None:
-        """Fill this empty index from what `frozen` once gave.
-
-        Raises:
-            ValueError: the image contradicts itself; the index stays empty.
-        """
+        """Fill this empty index from what `frozen` gave; raises ValueError, and stays empty."""
         self._state.adopt(image)
 
     def validate(self) -> None:

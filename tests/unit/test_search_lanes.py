@@ -24,12 +24,12 @@ class Gated:
         self.calls: list[tuple[int, int, int | None]] = []
         self.failure: Exception | None = None
 
-    def search_many(self, vectors, limit, *, ef=None):
+    def search_many(self, vectors, limit, *, ef=None, unit=False):
         self.calls.append((len(vectors), limit, ef))
         assert self.gate.wait(10)
         if self.failure is not None:
             raise self.failure
-        return self.index.search_many(vectors, limit, ef=ef)
+        return self.index.search_many(vectors, limit, ef=ef, unit=unit)
 
 
 @pytest.fixture
