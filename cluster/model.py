@@ -81,8 +81,7 @@ class Record:
     """What it was written under, in a collection with custom sharding."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(msgspec.Struct, frozen=True):
     """One search result. `score` has the collection's own sense: for Cosine and Dot more is
     better, for Euclid and Manhattan less is."""
 
@@ -158,8 +157,7 @@ class Options:
     """The keys whose points the request is about; None: it does not say. See `cluster.scope`."""
 
 
-@dataclass(frozen=True, slots=True)
-class SearchRequest:
+class SearchRequest(msgspec.Struct, frozen=True):
     """A validated search: `filter` is the parsed tree of `storage.filters`, or None."""
 
     vector: Vector

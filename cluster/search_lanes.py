@@ -113,20 +113,17 @@ class SearchLanes:
         ef: int | None,
     ) -> list[AnswerType]:
         """Return `finish(hits)` for each (vector, finish), in as few calls as they fit into."""
-        loop = asyncio.get_running_loop()
-        answers: list[asyncio.Future[AnswerType]] = [loop.create_future() for _ in searches]
+        answers = _Answers(len(searches), asyncio.get_running_loop().create_future())
         asked = [
-            Search(vector, finish, partial(_settle, answer))
-            for (vector, finish), answer in zip(searches, answers, strict=True)
+            Search(vector, finish, partial(answers.put, at))
+            for at, (vector, finish) in enumerate(searches)
         ]
         self.begin((index, limit, ef), asked)
-        if len(answers) == 1:
-            return [await answers[0]]
-        await asyncio.wait(answers)
-        errors = [error for answer in answers if (error := answer.exception()) is not None]
-        if errors:
-            raise errors[0]
-        return [answer.result() for answer in answers]
+        found = await answers.complete
+        for answer in found:
+            if isinstance(answer, BaseException):
+                raise answer
+        return found
 
     def begin(self, key: GroupKey, searches: Sequence[Search]) -> None:
         """Begin searches of (index, limit, ef); their `done` is called on this event loop."""
@@ -158,13 +155,20 @@ class SearchLanes:
             return key, taken
 
 
-def _settle(future: asyncio.Future[Any], answer: Any) -> None:
-    if future.done():
-        return  # the request was given up
-    if isinstance(answer, BaseException):
-        future.set_exception(answer)
-    else:
-        future.set_result(answer)
+class _Answers:
+    """The answers of some searches, which are complete when the last has come."""
+
+    def __init__(self, count: int, complete: asyncio.Future[list[Any]]) -> None:
+        assert count > 0, "the last answer completes them"
+        self.complete = complete
+        self._answers: list[Any] = [None] * count
+        self._awaited = count
+
+    def put(self, at: int, answer: Any) -> None:
+        self._answers[at] = answer
+        self._awaited -= 1
+        if not self._awaited and not self.complete.done():  # else the request was given up
+            self.complete.set_result(self._answers)
 
 
 def _deliver(group: list[Search], answers: list[Any]) -> None:

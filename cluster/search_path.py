@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
+import msgspec
 import numpy as np
 import orjson
 
@@ -114,7 +115,9 @@ class SearchPath:
         if index is not None:
             hits = await self._search_here(collection, request, vector, index, alone=alone)
         if hits is None:
-            return await self._scattered(collection, replace(request, vector=vector), options)
+            return await self._scattered(
+                collection, msgspec.structs.replace(request, vector=vector), options
+            )
         self.local.note(options.reflected, range(shards))
         return SearchAnswer(hits, tuple(range(shards)))
 
@@ -128,15 +131,16 @@ class SearchPath:
         """
         vectors = searchable_rows(collection, [request.vector for request in requests])
         asked = [
-            replace(request, vector=vector)
+            msgspec.structs.replace(request, vector=vector)
             for request, vector in zip(requests, vectors, strict=True)
         ]
         shards = self.routing.view().shards
         alike: dict[_Call, list[int]] = {}
         answers: dict[int, SearchAnswer] = {}
+        here = self._index_here(collection, options, shards)
         async with asyncio.TaskGroup() as group:
             for at, request in enumerate(asked):
-                index = self._index_for_all(collection, request, options, shards)
+                index = None if request.exact else here
                 if index is None or request.filter is not None:
                     found = self._one(collection, request, options, alone=len(requests) == 1)
                     group.create_task(_into(answers, [at], found))
@@ -200,9 +204,15 @@ class SearchPath:
         self, collection: Collection, request: SearchRequest, options: Options, shards: int
     ) -> VectorIndex | None:
         """Return this node's index if it alone can answer at once; this is the hot path."""
-        if request.exact or options.strong:
+        if request.exact or (request.filter is not None and collection.custom_sharding):
             return None
-        if request.filter is not None and collection.custom_sharding:
+        return self._index_here(collection, options, shards)
+
+    def _index_here(
+        self, collection: Collection, options: Options, shards: int
+    ) -> VectorIndex | None:
+        """Return this node's index if it has all that a read with these options may see."""
+        if options.strong:
             return None
         if options.shard_keys is not None:
             return None

@@ -83,6 +83,14 @@ class Copies:
         # Of a handful of flags a list tells sooner than numpy does.
         return not self._plain and True in self._crowded.take(slots).tolist()
 
+    def soles(self, slots: Numbers) -> Numbers | None:
+        """Return the row that each of some stand-ins stands for; None: one stands for several."""
+        if self._plain:
+            return slots
+        if self._others and not self._others.keys().isdisjoint(slots.tolist()):
+            return None
+        return self._soles.take(slots).astype(np.int64)
+
     def expand(self, slots: Numbers, keys: Keys) -> tuple[Numbers, Keys]:
         """Put the rows that stand-ins stand for into the place of each, with its key."""
         if not self.are_crowded(slots):

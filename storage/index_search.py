@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from storage.fresh_tail import tail_keys
-from storage.hnsw import Hnsw
+from storage.hnsw import Hnsw, Slots
 from storage.index_state import IndexState
 from storage.metric import Keys, Matrix, Query
 from storage.selection import Admitted, Restriction, Selection
@@ -128,6 +129,8 @@ def search_many(
         if graph is not None and graph.count and beam.width != beam.all:
             nearest = graph.query_many(vectors, min(beam.width, graph.count))
             if nearest is not None:
+                if len(queries) > 1 and (hits := _all_plain(state, queries, nearest, ask)):
+                    return hits
                 slots, keys = nearest
                 answers = [_judge(state, slots[n], keys[n], ask) for n in range(len(queries))]
     finally:
@@ -138,6 +141,30 @@ def search_many(
         else search(state, query, ask)
         for query, found in zip(queries, answers, strict=True)
     ]
+
+
+def _all_plain(
+    state: IndexState, queries: Sequence[Query], nearest: tuple[Slots, Keys], ask: Ask
+) -> list[list[IndexHit]] | None:
+    """Return the hits of many searches at a fraction of the price of each alone.
+
+    None unless the nearest rows of each are the answer: alive, and each the only one of its vector
+    or with but one other in its place.
+    """
+    slots, keys = nearest[0][:, : ask.limit], nearest[1][:, : ask.limit]
+    if slots.shape[1] < ask.limit:
+        return None
+    with state.mutex:
+        lead = state.copies.soles(slots.ravel()) if not len(state.tail) else None
+        if lead is None or not state.table.alive.take(lead).all():
+            return None
+        records = state.table.records
+    scores = [
+        state.metric.scores(row.tolist(), query.scale)
+        for row, query in zip(keys, queries, strict=True)
+    ]
+    hits = make_hits(records, lead, list(chain.from_iterable(scores)))
+    return [hits[start : start + ask.limit] for start in range(0, len(hits), ask.limit)]
 
 
 def _first_beam(state: IndexState, ask: Ask) -> _Beam:

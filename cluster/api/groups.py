@@ -9,8 +9,9 @@ are answered whenever there are as many.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
+
+import msgspec
 
 from cluster.api import answers
 from cluster.api.envelope import Answer
@@ -71,7 +72,7 @@ class _GroupSearch:
     def __init__(self, call: Call, collection: Collection, wanted: Query) -> None:
         self._call = call
         self._collection = collection
-        self._wanted = replace(wanted, selection=ALL)  # for the groups' key
+        self._wanted = msgspec.structs.replace(wanted, selection=ALL)  # for the groups' key
         self._width_max = min(WIDTH_MAX, call.api.config.limit_max)
         self.answers: list[SearchAnswer | None] = []
 
@@ -103,7 +104,7 @@ class _GroupSearch:
     async def _hits(self, limit: int, where: Filter | None) -> list[Hit]:
         parts = tuple(part for part in (self._wanted.where, where) if part is not None)
         both = parts[0] if len(parts) == 1 else Filter(must=parts) if parts else None
-        wanted = replace(self._wanted, limit=limit, where=both)
+        wanted = msgspec.structs.replace(self._wanted, limit=limit, where=both)
         hits, answer = await find(self._call, self._collection, wanted)
         self.answers.append(answer)
         return hits

@@ -5,10 +5,9 @@ Pure reading; nothing here talks to the router.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from cluster.api.identity import collection_name
 from cluster.api.payloads import NONE, PayloadSelection, payload_selection, vector_wanted
@@ -41,8 +40,7 @@ EF_MAX: Final = 10_000
 """A broader graph search is a scan; wider requests are served at this breadth."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Struct, frozen=True):
     """A validated query; `target` is what it is about, None for any point."""
 
     target: Target

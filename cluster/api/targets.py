@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 
 from cluster.api.payloads import NONE
@@ -154,7 +155,9 @@ async def _nearest_but(search: Search, vector: Vector, avoided: frozenset[Identi
         return await _page_but(search, vector, avoided)
     width = end if diversity is None else max(end, diversity.candidates or end)
     with_vector = wanted.with_vector or diversity is not None
-    more = replace(wanted, limit=width + len(avoided), offset=0, with_vector=with_vector)
+    more = msgspec.structs.replace(
+        wanted, limit=width + len(avoided), offset=0, with_vector=with_vector
+    )
     (answer,) = await search.near(more, [vector])
     others = _without(answer.hits, avoided)[:width]
     if diversity is not None:
@@ -166,13 +169,15 @@ async def _page_but(search: Search, vector: Vector, avoided: frozenset[Identity]
     """Return a page behind an offset; what stands before it is looked at without its rows."""
     wanted = search.wanted
     end = wanted.offset + wanted.limit
-    bare = replace(wanted, limit=end + len(avoided), offset=0, selection=NONE, with_vector=False)
+    bare = msgspec.structs.replace(
+        wanted, limit=end + len(avoided), offset=0, selection=NONE, with_vector=False
+    )
     (answer,) = await search.near(bare, [vector])
     places = [at for at, hit in enumerate(answer.hits) if not _is_one_of(hit, avoided)]
     places = places[wanted.offset : end]
     if not places or not (wanted.selection.wanted or wanted.with_vector):
         return [answer.hits[at] for at in places], answer
-    more = replace(wanted, offset=places[0], limit=places[-1] + 1 - places[0])
+    more = msgspec.structs.replace(wanted, offset=places[0], limit=places[-1] + 1 - places[0])
     (answer,) = await search.near(more, [vector])
     return _without(answer.hits, avoided)[: wanted.limit], answer
 
@@ -198,7 +203,9 @@ async def _best(search: Search, examples: _Examples) -> Found:
     width = end + len(examples.avoided)
     width_max = max(width, search.call.api.config.limit_max // len(examples.positive))
     while True:
-        more = replace(wanted, limit=width, offset=0, threshold=None, with_vector=True)
+        more = msgspec.structs.replace(
+            wanted, limit=width, offset=0, threshold=None, with_vector=True
+        )
         answers = await search.near(more, list(examples.positive))
         scored = await asyncio.to_thread(_scored, search, examples, answers)
         distance = search.collection.distance
@@ -230,7 +237,7 @@ def _scored(search: Search, examples: _Examples, answers: Sequence[SearchAnswer]
     distance = search.collection.distance
     scores = best_scores(_rows(hits), examples.positive, examples.negative, distance)
     order = np.argsort(-scores, kind="stable").tolist()
-    return [replace(hits[at], score=float(scores[at])) for at in order]
+    return [msgspec.structs.replace(hits[at], score=float(scores[at])) for at in order]
 
 
 def _without(hits: Sequence[Hit], avoided: frozenset[Identity]) -> list[Hit]:
