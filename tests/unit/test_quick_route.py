@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.api.app import build_app
-from cluster.api.server import ApiRunner
+from cluster.api.server import QUICK_ROUTE, ApiRunner
 from cluster.config import Config
 from cluster.control_group import MemoryReading
 from cluster.memory_guard import MemoryGuard
@@ -88,6 +88,11 @@ class Ways:
     def __init__(self, wires: list[Wire], counted: Counted, runner, port, index) -> None:
         (self.quick, self.general), self.counted = wires, counted
         self.runner, self.port, self.index = runner, port, index
+
+    @property
+    def heads(self):
+        """The heads that the quick way knows."""
+        return self.runner.app[QUICK_ROUTE]._heads
 
     async def both(self, path, body, more=""):
         """Return the two answers, without the times in which they differ."""
@@ -333,6 +338,73 @@ def test_any_body_has_one_answer(two_ways, path, fields, tail, at_first):
     quick, general = runner.run(ways.both(path, body.encode()))
 
     assert quick == general
+
+
+SENT = st.lists(
+    st.sampled_from(
+        [
+            request(QUERY, PLAIN),
+            request(QUERY, {**PLAIN, "limit": 2}),
+            request(QUERY, {"query": [1, 2, 3]}),
+            request(SEARCH, {"vector": [1, 2, 3, 4], "limit": 3}),
+            request(QUERY, PLAIN, "Accept: application/msgpack\r\n"),
+            b"GET /collections/things HTTP/1.1\r\nHost: x\r\n\r\n",
+        ]
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sent=SENT, cuts=st.lists(st.integers(0, 1200), max_size=5))
+def test_requests_mean_the_same_however_their_bytes_arrive(two_ways, sent, cuts):
+    """Whole, in pieces, or several at once: each has its answer, in order."""
+    runner, ways = two_ways
+    raw = b"".join(sent)
+    ends = sorted({min(cut, len(raw)) for cut in cuts} | {len(raw)})
+
+    async def answers(wire):
+        start = 0
+        for end in ends:
+            wire.writer.write(raw[start:end])
+            await wire.writer.drain()
+            await asyncio.sleep(0)  # lets the server see this piece by itself, if it comes so far
+            start = end
+        found = [await wire.answer() for _ in sent]
+        return [(status, body.get("result"), body.get("error")) for status, _, body in found]
+
+    assert runner.run(answers(ways.quick)) == runner.run(answers(ways.general))
+
+
+async def test_a_head_that_came_before_is_not_parsed_again():
+    """The parser sees a head once; with another body of the same length it is known."""
+    async with both_ways() as ways:
+        fed = []
+        for body in (PLAIN, {**PLAIN, "limit": 3}, {**PLAIN, "limit": 4}):
+            before = ways.counted.taken
+            quick, general = await ways.both(QUERY, body)
+            fed.append(len(ways.heads))
+
+            assert quick == general
+            assert ways.counted.taken == before + 1
+        assert fed[0] == fed[1] == fed[2] > 0
+        wrong = request(QUERY, PLAIN) + b"GET "  # a whole request, and the beginning of another
+        ways.quick.writer.write(wrong)
+        assert (await ways.quick.answer())[0] == 200
+        ways.quick.writer.write(b"/healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await ways.quick.answer())[0] == 200
+
+
+async def test_a_known_head_is_still_asked_for_its_key():
+    """Knowing a head does not mean that it may."""
+    async with both_ways(config=Config(api_key="secret")) as ways:
+        for _ in range(3):
+            refused, general = await ways.both(QUERY, PLAIN, "api-key: wrong\r\n")
+            assert refused == general
+            assert refused[0] == 401
+            passed, _ = await ways.both(QUERY, PLAIN, "api-key: secret\r\n")
+            assert passed[0] == 200
 
 
 HEADS = [
