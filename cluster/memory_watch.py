@@ -1,4 +1,8 @@
-"""Reads the memory's state all the time, and tells the peers while it is full."""
+"""Reads the memory's state all the time, and tells the peers while it is full.
+
+A full node also gives back again and again what the C library keeps of memory that was freed:
+deletes and drops free it in small pieces.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,12 @@ from cluster.full_watch import FullWatch
 from cluster.memory_guard import MemoryGuard
 from cluster.peer import Peers
 from cluster.peer_methods import MEMORY_FULL
+from storage import allocator
 from storage.index_set import IndexSet
 
 LOOK_S: Final = 0.1
 NO_LIMIT_LOOK_S: Final = 5.0
+GIVE_BACK_S: Final = 5.0
 _LINK_BYTES: Final = 8
 """A row's links in the search graph, for each M."""
 _ROW_BYTES: Final = 120
@@ -34,6 +40,7 @@ class MemoryWatch(FullWatch):
         others: Sequence[str],
         peers: Peers,
         clock: Callable[[], float],
+        give_back: Callable[[], object] = allocator.give_back,
     ) -> None:
         super().__init__(
             guard=guard,
@@ -46,9 +53,13 @@ class MemoryWatch(FullWatch):
             clock=clock,
         )
         self._memory, self._read, self._indexes = guard, read, indexes
+        self._give_back, self._gave_back_s = give_back, -GIVE_BACK_S
 
     async def look(self) -> None:
         """Take one reading."""
+        if self._memory.full and self._clock() - self._gave_back_s >= GIVE_BACK_S:
+            self._gave_back_s = self._clock()
+            await asyncio.to_thread(self._give_back)
         reading, pending = await asyncio.to_thread(self._measure)
         self._memory.observe(reading, pending)
         self.look_s = NO_LIMIT_LOOK_S if reading is None else LOOK_S

@@ -29,7 +29,7 @@ from storage.filters import Filter
 from storage.ids import INTEGER_TAG, decode_id
 from storage.index_set import IndexSet
 from storage.metric import is_unit
-from storage.vector_index import IndexHit, NotIndexed, VectorIndex
+from storage.vector_index import IndexHit, VectorIndex
 
 SQUARE_MAX: Final = float(np.finfo(np.float32).max) ** 2
 TOKEN_SHARDS_MAX: Final = 300
@@ -108,13 +108,14 @@ class QuickSearch:
         try:
             # The event loop looks only where it need not wait for anybody.
             at_once = not query.with_payload and index.is_quiet
-            if at_once and index.payloads.is_brief(rows, ROWS_AT_ONCE):
-                hits = index.search_within(search.vector, query.limit, rows, ef=query.ef)
-                search.done(search.finish(hits))
+            if not (at_once and index.payloads.is_brief(rows, ROWS_AT_ONCE)):
+                self._lanes.begin((Passing(index, rows), query.limit, query.ef), [search])
                 return True
-        except NotIndexed:
+            hits = index.search_within(search.vector, query.limit, rows, ef=query.ef)
+            answer = search.finish(hits)
+        except Exception:  # noqa: BLE001 - the general way meets it again, and explains it
             return False
-        self._lanes.begin((Passing(index, rows), query.limit, query.ef), [search])
+        search.done(answer)
         return True
 
     def session_token(self) -> str:

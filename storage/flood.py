@@ -14,6 +14,8 @@ from typing import Final
 ROWS_PER_S: Final = 1000.0
 """What comes more slowly is built as it comes: there is processor enough for both."""
 WAITING_MAX: Final = 262_144
+WAITING_BYTES_MAX: Final = 400 * 1024 * 1024
+"""Vectors that wait are in memory twice once they are built, and each search compares them all."""
 LOOK_S: Final = 0.25
 """How long to count rows before their rate means anything: a follower takes them in by the lump."""
 
@@ -22,6 +24,8 @@ LOOK_S: Final = 0.25
 class Flood:
     """What is known of one index; times are of one clock, in seconds."""
 
+    row_bytes: int = 1
+    """Of one vector."""
     searched: bool = False
     """Whether somebody has searched since the last look."""
     _rows: int = 0
@@ -31,7 +35,7 @@ class Flood:
     def lasts(self, rows: int, waiting: int, now_s: float) -> bool:
         """Look: return whether to wait; `rows` ever came, and of these so many are `waiting`."""
         searched, self.searched = self.searched, False
-        if searched or waiting >= WAITING_MAX:
+        if searched or waiting >= min(WAITING_MAX, WAITING_BYTES_MAX // self.row_bytes):
             self._lasts = False
             return False
         elapsed_s = now_s - self._at_s

@@ -128,6 +128,8 @@ class IndexSet:
             self._indexes.pop(uid, None)
             self._hidden.discard(uid)
             path = self._path(uid)
+            self._untidy += _ROWS_UNTIDY
+        self._wake.set()
         if path is not None:
             shutil.rmtree(path, ignore_errors=True)
 

@@ -96,7 +96,7 @@ class VectorIndex:
         self._deferred: deque[_Change] = deque()
         self._deferred_in = self._deferred_out = 0
         """Rows ever deferred, and ever taken in: each is counted by one thread at a time."""
-        self.flood = Flood()
+        self.flood = Flood(row_bytes=4 * dimension)
 
     @property
     def shape(self) -> Shape:

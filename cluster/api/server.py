@@ -102,6 +102,9 @@ class _Protocol(web.RequestHandler):
         of a head for ever. A request whose head is known, byte for byte, is spared the parser.
         """
         waiter, quick, begun = self._waiter, self._quick, False
+        if not data:  # a queue that was full has room again: aiohttp goes on with what it has
+            super().data_received(data)
+            return
         if quick is None or waiter is None or waiter.done():
             self._aligned = False
             super().data_received(data)

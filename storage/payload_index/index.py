@@ -26,7 +26,9 @@ from storage.seq_slots import Numbers
 FILL_ROWS: Final = 1000
 _RUN_BYTES: Final = 12
 """A key's place in its column's order."""
-_PLANS_MAX: Final = 256
+_PLANS_MAX: Final = 64
+_PLAN_BYTES_MAX: Final = 1024
+"""Plans hold on to what their columns were: few are kept, and of long lists of values none."""
 _EVERYTHING: Final = Filter()
 _NARROW_PART: Final = 4
 _NARROW_MAX: Final = 200_000
@@ -48,7 +50,7 @@ class PayloadIndex:
         self._settle = _weakly(settle)
         self._changed = _weakly(changed)
         self._fetch: FetchPayloads | None = None
-        self._plans: dict[bytes, ByPayload | None] = {}
+        self._plans: dict[bytes, ByPayload] = {}
         self._planned_for: object = None
         """The columns that the plans are for."""
 
@@ -77,6 +79,7 @@ class PayloadIndex:
         """Have indexes on just these fields, filled by `fetch`."""
         self._settle()
         self._fetch = fetch
+        self._plans = {}
         with self._state.mutex:
             self._state.payloads.set_fields(fields, self._state.table.used)
         self._changed()
@@ -113,16 +116,19 @@ class PayloadIndex:
     def plan(self, text: bytes, where: Filter) -> ByPayload | None:
         """Return a filter of all shards as `restriction` does, the same one for the same text.
 
-        None: a part of it has no index, or it has no parts. What the columns said of it last is
-        kept, so a filter that comes again while nobody writes costs nothing to read.
+        None: a part of it has no index now, or it has no parts. What the columns said of it last is
+        kept, unless the text is long, so a filter that comes again while nobody writes costs
+        nothing to read.
         """
         columns = self._state.payloads.columns
         if self._planned_for is not columns or len(self._plans) >= _PLANS_MAX:
             self._plans, self._planned_for = {}, columns
-        if text not in self._plans:
-            answered = where != _EVERYTHING and not self.unindexed(where)
-            self._plans[text] = self.restriction(where, None) if answered else None
-        return self._plans[text]
+        plan = self._plans.get(text)
+        if plan is None and where != _EVERYTHING and not self.unindexed(where):
+            plan = self.restriction(where, None)
+            if len(text) <= _PLAN_BYTES_MAX:
+                self._plans[text] = plan
+        return plan
 
     def count(self, where: Filter, shards: Collection[int]) -> int | None:
         """Return how many rows of these shards pass; None: indexes do not answer the filter."""
@@ -206,6 +212,8 @@ class PayloadIndex:
     def merge(self) -> None:
         """Renew the order of columns behind which many rows have gathered."""
         state = self._state
+        if self._planned_for is not state.payloads.columns:
+            self._plans, self._planned_for = {}, None  # they hold on to columns that are gone
         if not any(column.wants_merging for column in state.payloads.columns):
             return
         with state.building:

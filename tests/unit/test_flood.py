@@ -5,16 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.flood import LOOK_S, ROWS_PER_S, WAITING_MAX, Flood
+from storage.flood import LOOK_S, ROWS_PER_S, WAITING_BYTES_MAX, WAITING_MAX, Flood
 from storage.ids import encode_id
 from storage.index_set import IndexSet
 
 FAST = int(2 * ROWS_PER_S * LOOK_S)
 
 
-def flooded():
+def flooded(**settings):
     """Return a flood that lasts at second 10, when 1000 rows had come."""
-    flood = Flood()
+    flood = Flood(**settings)
     flood.lasts(1000 - FAST, 0, 10 - LOOK_S)
     assert flood.lasts(1000, 1000, 10.0)
     return flood
@@ -29,6 +29,14 @@ def test_quick_rows_are_a_flood_and_slow_ones_are_not():
 def test_a_moment_without_rows_is_no_end():
     """Between two looks the verdict stands."""
     assert flooded().lasts(1000, 1000, 10 + LOOK_S / 2)
+
+
+def test_large_rows_wait_in_smaller_numbers():
+    """What waits is bounded in bytes, whatever the dimension."""
+    row_bytes = 4 * 65_536
+    waiting = WAITING_BYTES_MAX // row_bytes
+    assert flooded(row_bytes=row_bytes).lasts(2000, waiting - 1, 10 + LOOK_S / 2)
+    assert not flooded(row_bytes=row_bytes).lasts(2000, waiting, 10 + LOOK_S / 2)
 
 
 def test_a_search_ends_the_waiting_at_once():

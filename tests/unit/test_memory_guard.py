@@ -8,7 +8,7 @@ from cluster.control_group import ControlGroup, MemoryReading
 from cluster.errors import Overloaded, PayloadTooLarge, StorageFull
 from cluster.full_nodes import NOTICE_S
 from cluster.memory_guard import CRITICAL, EASED, FULL, MemoryGuard
-from cluster.memory_watch import MemoryWatch, pending_bytes
+from cluster.memory_watch import GIVE_BACK_S, MemoryWatch, pending_bytes
 from cluster.model import Point
 from cluster.peer import Peers
 from storage.index_set import IndexSet
@@ -281,6 +281,26 @@ def watch(wire: Wire, me: str, reading: MemoryReading | None) -> tuple[MemoryGua
     )
     watching.register()
     return guard, watching
+
+
+async def test_a_full_node_gives_back_what_was_freed():
+    """Again and again while it is full, and not when it is not."""
+    wire, given = Wire(Clock()), []
+    guard, watching = watch(wire, "node1", MemoryReading(90, 100))
+    watching._give_back = lambda: given.append(wire.clock())
+    for _ in range(3):
+        await watching.look()
+    assert guard.full
+    assert given == [wire.clock()]
+    await wire.clock.sleep(GIVE_BACK_S)
+    await watching.look()
+    assert len(given) == 2
+
+    watching._read = lambda: MemoryReading(10, 100)
+    await watching.look()
+    await wire.clock.sleep(GIVE_BACK_S)
+    await watching.look()
+    assert len(given) == 2
 
 
 async def test_a_full_node_tells_its_peers():

@@ -230,6 +230,33 @@ def test_an_index_that_does_not_know_every_row_is_not_asked():
     assert twin.index.payloads.count(f, [SHARD]) == 4
 
 
+def test_a_plan_is_kept_while_its_columns_are_there():
+    """What cannot be planned yet is asked again; long texts and old columns are not held on to."""
+    twin = Twin([])
+    for seq in range(5):
+        twin.put(seq, seq, {"n": seq})
+    payloads, f = twin.index.payloads, parse_filter({"must": {"key": "n", "match": {"value": 3}}})
+    payloads.set_fields(NUMBERS, twin.fetch)
+    assert payloads.plan(b"3", f) is None
+    twin.settle()
+    plan = payloads.plan(b"3", f)
+    assert plan is not None
+    assert payloads.plan(b"3", f) is plan
+    assert payloads.plan(b"3" * 2000, f) is not payloads.plan(b"3" * 2000, f)
+
+    with twin.index._state.mutex:
+        assert plan.at(twin.index._state.table).slots().tolist() == [3]
+    twin.put(3, 9, {"n": 4})
+    twin.put(4, 10, {"n": 3})
+    twin.settle()
+    assert payloads.plan(b"3", f) is plan
+    with twin.index._state.mutex:
+        assert plan.at(twin.index._state.table).slots().tolist() == [6]
+
+    payloads.set_fields([], twin.fetch)
+    assert payloads.plan(b"3", f) is None
+
+
 def test_a_row_whose_new_version_is_on_its_way_is_waited_for():
     """The store may be ahead of the index; its payload belongs to a version yet to come."""
     twin = Twin([FieldIndex("n", "integer")])

@@ -89,11 +89,6 @@ class Ways:
         (self.quick, self.general), self.counted = wires, counted
         self.runner, self.port, self.index = runner, port, index
 
-    @property
-    def heads(self):
-        """The heads that the quick way knows."""
-        return self.runner.app[QUICK_ROUTE]._heads
-
     async def both(self, path, body, more=""):
         """Return the two answers, without the times in which they differ."""
         answers = []
@@ -231,6 +226,26 @@ async def test_a_search_that_is_answered_at_once_leaves_its_connection_open(monk
         status, _, _ = await ways.quick.ask(QUERY, body)
 
         assert status == 200
+
+
+async def test_a_search_that_fails_at_once_is_explained_by_the_general_way(monkeypatch):
+    """Its connection stays, and what comes next is answered."""
+    async with both_ways(indexed=True) as ways:
+        while ways.index.build(COUNT):
+            pass
+        body = {**PLAIN, "filter": FILTERED[0]}
+        with monkeypatch.context() as broken:
+            broken.setattr(ways.index, "search_within", fail)
+            quick, general = await ways.both(QUERY, body)
+        assert quick == general
+        assert quick[0] == 500
+        quick, general = await ways.both(QUERY, body)
+        assert quick == general
+        assert quick[0] == 200
+
+
+def fail(*_arguments, **_choices):
+    raise MemoryError
 
 
 UNREADABLE = [
@@ -377,18 +392,24 @@ def test_requests_mean_the_same_however_their_bytes_arrive(two_ways, sent, cuts)
     assert runner.run(answers(ways.quick)) == runner.run(answers(ways.general))
 
 
-async def test_a_head_that_came_before_is_not_parsed_again():
+async def test_a_head_that_came_before_is_not_parsed_again(monkeypatch):
     """The parser sees a head once; with another body of the same length it is known."""
     async with both_ways() as ways:
-        fed = []
-        for body in (PLAIN, {**PLAIN, "limit": 3}, {**PLAIN, "limit": 4}):
+        route, found = ways.runner.app[QUICK_ROUTE], []
+        known = route.known
+
+        def noted(data):
+            found.append(known(data))
+            return found[-1]
+
+        monkeypatch.setattr(route, "known", noted)
+        for limit in (3, 4, 10, 11, 5):
             before = ways.counted.taken
-            quick, general = await ways.both(QUERY, body)
-            fed.append(len(ways.heads))
+            quick, general = await ways.both(QUERY, {**PLAIN, "limit": limit})
 
             assert quick == general
             assert ways.counted.taken == before + 1
-        assert fed[0] == fed[1] == fed[2] > 0
+        assert [each is not None for each in found] == [True, True, False, True, True]
         wrong = request(QUERY, PLAIN) + b"GET "  # a whole request, and the beginning of another
         ways.quick.writer.write(wrong)
         assert (await ways.quick.answer())[0] == 200
