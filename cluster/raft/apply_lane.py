@@ -32,7 +32,7 @@ log = logging.getLogger("recollect.raft")
 BATCH_BYTES_MAX: Final = 8 << 20
 SMALL_BYTES: Final = 32 << 10
 """Entries of so many bytes in all may be applied on the loop."""
-GATHER_S: Final = 0.1
+GATHER_S: Final = 0.05
 GATHER_BYTES: Final = 256 << 10
 SLOW_S: Final = 0.2
 SLOW_REST_S: Final = 5.0

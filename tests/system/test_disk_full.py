@@ -75,12 +75,23 @@ def everywhere(holds: Callable[[int], bool], timeout_s: float, what: str) -> Non
 
 
 def assert_reads_served(cluster: Cluster, known: int) -> None:
-    """Every node answers default and strong reads and searches, and is alive."""
+    """Every node answers default and strong reads and searches, and is alive.
+
+    Under writers that press on, a strong read may be told to come again (503) before it is served.
+    """
+
+    def served(node: int, consistency: str) -> bool:
+        path = f"{COLLECTION}/points{consistency}"
+        found = cluster.call("POST", path, {"ids": [known]}, node=node)
+        if found.status == 503 and consistency:
+            assert found.body["error"]["retryable"]
+            return False
+        assert [record["id"] for record in found.result] == [known], (node, consistency)
+        return True
+
     for node in (1, 2, 3):
         for consistency in ("", "?consistency=majority"):
-            path = f"{COLLECTION}/points{consistency}"
-            found = cluster.call("POST", path, {"ids": [known]}, node=node)
-            assert [record["id"] for record in found.result] == [known], (node, consistency)
+            eventually(partial(served, node, consistency), 60, f"reads at node{node}{consistency}")
         query = {"query": point(known)["vector"], "limit": 1}
         assert cluster.call("POST", f"{COLLECTION}/points/query", query, node=node).status == 200
         assert cluster.call("GET", "/healthz", node=node).status == 200
