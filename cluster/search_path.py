@@ -307,6 +307,10 @@ def searchable_rows(collection: Collection, vectors: Sequence[Vector]) -> Sequen
     """Return vectors as `searchable` does, at the price of one."""
     if any(vector.shape != (collection.dimension,) for vector in vectors) or not vectors:
         return [searchable(collection, vector) for vector in vectors]
+    cosine = collection.distance == "Cosine"
+    units = [cosine and is_unit(vector) for vector in vectors]
+    if all(units):
+        return [vector.astype("<f4", copy=False) for vector in vectors]
     wide = np.stack(vectors).astype(np.float64)
     squares = np.einsum("ij,ij->i", wide, wide)
     if not (np.isfinite(squares) & (squares > 0)).all():
@@ -314,8 +318,8 @@ def searchable_rows(collection: Collection, vectors: Sequence[Vector]) -> Sequen
     if collection.distance == "Cosine":
         wide /= np.sqrt(squares)[:, np.newaxis]
         return [
-            vector.astype("<f4", copy=False) if is_unit(vector) else row
-            for vector, row in zip(vectors, wide.astype("<f4"), strict=True)
+            vector.astype("<f4", copy=False) if ready else row
+            for vector, ready, row in zip(vectors, units, wide.astype("<f4"), strict=True)
         ]
     return list(wide.astype("<f4"))
 

@@ -5,8 +5,7 @@ in one piece, nothing special in its head) is decoded with the same strictness a
 to the lanes, and answered from a callback. At the first sign of anything else, a refusal included,
 the request goes the general way from its beginning. So this module knows one answer, 200.
 
-It takes parsed messages: bytes from the network are aiohttp's business here, too. What aiohttp made
-of a head is kept, since clients send the same heads again and again.
+It takes parsed messages: bytes from the network are aiohttp's business here, too.
 """
 
 from __future__ import annotations
@@ -35,10 +34,6 @@ from cluster.api.strict_json import StrictDecoder
 from cluster.errors import DeadlineExceeded, RecollectError
 from cluster.quick_search import QuickQuery, QuickSearch, Where
 
-HEAD_END: Final = b"\r\n\r\n"
-HEADS_MAX: Final = 1024
-HEAD_BYTES_MAX: Final = 1024
-"""Heads that are known: a client's differ in nothing but the length of the body."""
 BODY_BYTES_MAX: Final = 64 * 1024
 """Larger bodies may come in pieces, which the general way reads within its limits."""
 
@@ -101,7 +96,6 @@ class QuickRoute:
         self._query_decoder = StrictDecoder(QuickQueryBody)
         self._search_decoder = StrictDecoder(QuickSearchBody)
         self._filters = KnownFilters()
-        self._heads: dict[bytes, RawRequestMessage] = {}
 
     def admits(self, message: RawRequestMessage) -> bool:
         """Return whether a request could have a quick answer, by its head."""
@@ -119,26 +113,6 @@ class QuickRoute:
             and headers.get(hdrs.ACCEPT) in _ANSWER_TYPES
             and not any(name in headers for name in _GENERAL)
         )
-
-    def known(self, data: bytes) -> tuple[RawRequestMessage, bytes] | None:
-        """Return the parsed head and the body of a request that is whole, if its head came before.
-
-        The same bytes mean the same; nothing is parsed here.
-        """
-        end = data.find(HEAD_END, 0, HEAD_BYTES_MAX) + len(HEAD_END)
-        message = self._heads.get(data[:end])
-        if message is None or end + int(message.headers[hdrs.CONTENT_LENGTH]) != len(data):
-            return None
-        return message, data[end:]
-
-    def learn(self, data: bytes, message: RawRequestMessage) -> None:
-        """Know the head of bytes that are one request, which was parsed and is admitted."""
-        end = data.find(HEAD_END, 0, HEAD_BYTES_MAX)
-        if end < 0:
-            return
-        if len(self._heads) >= HEADS_MAX:
-            self._heads.clear()
-        self._heads[data[: end + len(HEAD_END)]] = message
 
     def begin(self, message: RawRequestMessage, body: bytes, answered: Answered) -> bool:
         """Begin to answer a request that is admitted; False: it is for the general way.

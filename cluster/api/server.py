@@ -13,14 +13,14 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 from aiohttp.streams import StreamReader
 
 from cluster.api.envelope import failure
 from cluster.api.middleware import refusal
-from cluster.api.quick_route import HEAD_END, QuickRoute
+from cluster.api.quick_route import QuickRoute
 from cluster.errors import BadRequest, MethodNotAllowed, RecollectError
 
 KEEPALIVE_S: Final = 75.0
@@ -77,92 +77,56 @@ class _Server(web.Server):
 
 
 class _Asked(NamedTuple):
-    """A request whose quick answer is awaited; `parsed`: aiohttp's parser has seen it."""
+    """A request whose quick answer is awaited."""
 
     message: RawRequestMessage
     body: bytes
-    parsed: bool
 
 
 class _Protocol(web.RequestHandler):
-    __slots__ = ("_aligned", "_asked", "_head_timer", "_quick")
+    __slots__ = ("_asked", "_head_timer", "_quick")
 
     def __init__(self, server: _Server, quick: QuickRoute | None, **settings: Any) -> None:
         super().__init__(server, **settings)
         self._head_timer: asyncio.TimerHandle | None = None
         self._quick = quick
         self._asked: _Asked | None = None
-        self._aligned = True
-        """Whether the parser is known to wait for a request's first byte."""
 
     def data_received(self, data: bytes) -> None:  # type: ignore[explicit-override]
         """Answer quickly what can be, and give a head that began a bounded time to end.
 
         aiohttp's loop over requests sleeps on while an answer is quick; it would wait for the rest
-        of a head for ever. A request whose head is known, byte for byte, is spared the parser.
+        of a head for ever.
         """
-        waiter, quick, begun = self._waiter, self._quick, False
-        if not data:  # a queue that was full has room again: aiohttp goes on with what it has
-            super().data_received(data)
-            return
-        if quick is None or waiter is None or waiter.done():
-            self._aligned = False
+        waiter, begun = self._waiter, False
+        if self._quick is None or waiter is None or waiter.done():
             super().data_received(data)
         else:
-            asked = self._known(quick, data)
-            if asked is None:
-                self._waiter = None
-                super().data_received(data)
-                self._waiter = waiter
-                self._aligned = self._aligned and self._is_one_request(data)
-                asked = self._parsed(quick, data)
-            begun = asked is not None and self._begin(quick, asked)
-            if self._messages and self._asked is None and not begun:
-                waiter.set_result(None)
+            self._waiter = None
+            super().data_received(data)
+            self._waiter = waiter
+            if self._messages and self._asked is None:
+                begun = self._begin_quick(self._quick)
+                if not begun:
+                    waiter.set_result(None)
         if begun or self._messages or self._current_request is not None or self._asked is not None:
             self._end_head_timer()
         elif self._head_timer is None:
             loop = asyncio.get_running_loop()
             self._head_timer = loop.call_later(HEAD_S, self._refuse_slow_head)
 
-    def _known(self, quick: QuickRoute, data: bytes) -> _Asked | None:
-        """Return the request that the bytes are, if they are one, whole, whose head is known."""
-        closing = self._force_close or self._close or self.writing_paused
-        if not self._aligned or closing or self._asked is not None or self._messages:
-            return None
-        found = quick.known(data)
-        return None if found is None else _Asked(*found, parsed=False)
-
-    def _parsed(self, quick: QuickRoute, data: bytes) -> _Asked | None:
-        """Take the request that came, if it came alone and whole and may have a quick answer."""
-        if self._asked is not None or len(self._messages) != 1 or self.writing_paused:
-            return None
+    def _begin_quick(self, quick: QuickRoute) -> bool:
+        """Begin to answer the request that came, if it came alone and whole; else return False."""
         message, payload = self._messages[0]
-        if not isinstance(message, RawRequestMessage) or not payload.is_eof():
-            return None
-        if not quick.admits(message):
-            return None
+        if len(self._messages) > 1 or self.writing_paused or not payload.is_eof():
+            return False
+        if not isinstance(message, RawRequestMessage) or not quick.admits(message):
+            return False
         self._messages.clear()
-        if self._aligned:
-            quick.learn(data, message)
-        return _Asked(message, payload.read_nowait(), parsed=True)
-
-    def _is_one_request(self, data: bytes) -> bool:
-        """Return whether the bytes that were parsed are one request, from its first to its last."""
-        if len(self._messages) != 1:
-            return False
-        message, payload = self._messages[0]
-        if not isinstance(message, RawRequestMessage) or not payload.is_eof() or message.upgrade:
-            return False
-        length = int(message.headers.get(hdrs.CONTENT_LENGTH, "0"))
-        chunked = hdrs.TRANSFER_ENCODING in message.headers
-        return not chunked and data.find(HEAD_END) + len(HEAD_END) + length == len(data)
-
-    def _begin(self, quick: QuickRoute, asked: _Asked) -> bool:
-        """Begin to answer a request quickly, or return False: it is in aiohttp's queue again."""
-        self._asked, self._request_in_progress = asked, True
+        self._asked = asked = _Asked(message, payload.read_nowait())
+        self._request_in_progress = True
         self._keep_alive_for(quick.timeout_s)
-        if quick.begin(asked.message, asked.body, self._answered):
+        if quick.begin(message, asked.body, self._answered):
             return True
         self._asked, self._request_in_progress = None, False
         self._keep_alive_for(0.0)
@@ -182,8 +146,7 @@ class _Protocol(web.RequestHandler):
             self._give_back(asked)
         else:
             self.transport.write(response)
-            if asked.parsed:
-                self._parser.message_consumed()
+            self._parser.message_consumed()
             self._manager.requests_count += 1
             self._keep_alive_for(0.0)
         if self._messages and self._waiter is not None and not self._waiter.done():

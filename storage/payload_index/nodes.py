@@ -63,6 +63,8 @@ class Anything:
 class Between:
     """A key from `low` to `high`; or, where a mark is given, that mark instead."""
 
+    listed: Numbers | None = None
+
     def __init__(self, column: Column, low: int, high: int, mark: int = 0) -> None:
         self._column, self._low, self._high, self._mark = column, low, high, mark
         self.exact = not mark
@@ -72,7 +74,6 @@ class Between:
         self.bound = last - first + waiting + strays
         self.expected = float(self.bound)
         self.listing: int | None = column.used if mark else self.bound
-        self._listed: Numbers | None = None
 
     def flags(self, slots: Numbers) -> Flags:
         """See `Node`."""
@@ -87,13 +88,10 @@ class Between:
 
     def slots(self) -> Numbers | None:
         """See `Node`."""
-        if self._listed is not None:
-            return self._listed
-        found = self._found()
-        self._listed = found if len(found) <= _LISTED_MAX else None
-        return found
+        return _listed(self)
 
-    def _found(self) -> Numbers:
+    def found(self) -> Numbers:
+        """Make the list that `slots` returns."""
         column = self._column
         if self._low > self._high and not self._mark:
             return np.empty(0, dtype=np.int64)
@@ -112,6 +110,7 @@ class OneOf:
     """A key that is one of some."""
 
     exact = True
+    listed: Numbers | None = None
 
     def __init__(self, column: Column, keys: Sequence[int]) -> None:
         self._column = column
@@ -123,7 +122,6 @@ class OneOf:
         self.bound = int(self._lengths.sum()) + column.used - run.end
         self.expected = float(self.bound)
         self.listing: int | None = self.bound
-        self._listed: Numbers | None = None
 
     def flags(self, slots: Numbers) -> Flags:
         """See `Node`."""
@@ -131,13 +129,10 @@ class OneOf:
 
     def slots(self) -> Numbers | None:
         """See `Node`."""
-        if self._listed is not None:
-            return self._listed
-        found = self._found()
-        self._listed = found if len(found) <= _LISTED_MAX else None
-        return found
+        return _listed(self)
 
-    def _found(self) -> Numbers:
+    def found(self) -> Numbers:
+        """Make the list that `slots` returns."""
         behind = np.arange(self._run.end, self._column.used)
         listed = self._run.slots[places(self._first, self._lengths)]
         found = np.concatenate([listed, behind[self.flags(behind)]]).astype(np.int64)
@@ -293,6 +288,16 @@ class Not:
     def slots(self) -> Numbers | None:
         """See `Node`."""
         return None
+
+
+def _listed(node: Between | OneOf) -> Numbers:
+    """Return what a node lists; a short list is kept for who asks again."""
+    if node.listed is not None:
+        return node.listed
+    found = node.found()
+    if len(found) <= _LISTED_MAX:
+        node.listed = found
+    return found
 
 
 def _among(wanted: Numbers, keys: Numbers) -> Flags:

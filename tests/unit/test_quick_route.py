@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.api.app import build_app
-from cluster.api.server import QUICK_ROUTE, ApiRunner
+from cluster.api.server import ApiRunner
 from cluster.config import Config
 from cluster.control_group import MemoryReading
 from cluster.memory_guard import MemoryGuard
@@ -390,42 +390,6 @@ def test_requests_mean_the_same_however_their_bytes_arrive(two_ways, sent, cuts)
         return [(status, body.get("result"), body.get("error")) for status, _, body in found]
 
     assert runner.run(answers(ways.quick)) == runner.run(answers(ways.general))
-
-
-async def test_a_head_that_came_before_is_not_parsed_again(monkeypatch):
-    """The parser sees a head once; with another body of the same length it is known."""
-    async with both_ways() as ways:
-        route, found = ways.runner.app[QUICK_ROUTE], []
-        known = route.known
-
-        def noted(data):
-            found.append(known(data))
-            return found[-1]
-
-        monkeypatch.setattr(route, "known", noted)
-        for limit in (3, 4, 10, 11, 5):
-            before = ways.counted.taken
-            quick, general = await ways.both(QUERY, {**PLAIN, "limit": limit})
-
-            assert quick == general
-            assert ways.counted.taken == before + 1
-        assert [each is not None for each in found] == [True, True, False, True, True]
-        wrong = request(QUERY, PLAIN) + b"GET "  # a whole request, and the beginning of another
-        ways.quick.writer.write(wrong)
-        assert (await ways.quick.answer())[0] == 200
-        ways.quick.writer.write(b"/healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert (await ways.quick.answer())[0] == 200
-
-
-async def test_a_known_head_is_still_asked_for_its_key():
-    """Knowing a head does not mean that it may."""
-    async with both_ways(config=Config(api_key="secret")) as ways:
-        for _ in range(3):
-            refused, general = await ways.both(QUERY, PLAIN, "api-key: wrong\r\n")
-            assert refused == general
-            assert refused[0] == 401
-            passed, _ = await ways.both(QUERY, PLAIN, "api-key: secret\r\n")
-            assert passed[0] == 200
 
 
 HEADS = [
