@@ -3,7 +3,8 @@
 They live in the metadata group. A node looks in its own view first; what it does not find there
 may be younger than its view, so before it says "not found" it catches up with the group's leader
 (ReadIndex). Hence a collection that was created through one node can be used through any other
-at once.
+at once. A node whose own metadata replica cannot follow, say for want of space on its disk, takes
+the view of another member, so that its strong reads are answered all the same.
 
 Dropping takes two steps. The name goes first, in the metadata group. Then a drop goes into the log
 of every shard, and when all have it, the collection is purged from the metadata. A node whose
@@ -19,6 +20,7 @@ a drop and a new creation must not answer from the collection that is gone.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -30,6 +32,7 @@ from cluster.command import DropCollection as DropRows
 from cluster.errors import (
     CollectionExists,
     CollectionNotFound,
+    DeadlineExceeded,
     IdempotencyKeyReused,
     NotReady,
     RecollectError,
@@ -50,6 +53,8 @@ from cluster.routing import METADATA_GROUP, Routing
 
 FENCE_S: Final = 2.0
 """How long the answer to a drop waits for the shards; to delete many rows may take longer."""
+OWN_REPLICA_S: Final = 0.25
+"""How long this node's own metadata replica is waited for before another member is asked."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Catalog:
             await self._fetch_view(deadline_s)
         else:
             index = await self.leaders.read_index(METADATA_GROUP, deadline_s)
-            await metadata.wait_applied(index, deadline_s)
+            await self.show(index, deadline_s)
 
     async def catch_up_for(self, options: Options) -> None:
         """Make this node's view as new as a strong read, or the session, demands.
@@ -178,12 +183,38 @@ class Catalog:
         return await self.leaders.propose(METADATA_GROUP, request_id, encoded, options.deadline_s)
 
     async def show(self, index: int, deadline_s: float) -> None:
-        """Wait until this node's view reflects an index of the metadata group."""
+        """Wait until this node's view reflects an index of the metadata group.
+
+        Raises Unavailable or DeadlineExceeded when it does not in time.
+        """
         metadata = self.routing.metadata
         if metadata is None:
             await self._fetch_view(deadline_s)
-        else:
-            await metadata.wait_applied(index, deadline_s)
+            return
+        if index <= self.routing.view().applied_index:
+            return
+        try:
+            own_until_s = min(deadline_s, self.routing.clock() + OWN_REPLICA_S)
+            await metadata.wait_applied(index, own_until_s)
+        except DeadlineExceeded:
+            await self._fetch_view_at(index, deadline_s)
+
+    async def _fetch_view_at(self, index: int, deadline_s: float) -> None:
+        """Take the view of another member that has one of `index`; raises DeadlineExceeded.
+
+        One that does not answer costs half of the time that is left.
+        """
+        clock, peers = self.routing.clock, self.routing.peers
+        for node in self.routing.metadata_members:
+            if node == self.routing.me or not peers.connected(node) or clock() >= deadline_s:
+                continue
+            until_s = (clock() + deadline_s) / 2
+            request = FetchView(self.routing.left_ms(until_s), index)
+            with contextlib.suppress(Unavailable):
+                self.routing.learn_view(await peers.call(node, FETCH_VIEW, request, until_s))
+                assert self.routing.view().applied_index >= index, "the view is what was asked for"
+                return
+        raise DeadlineExceeded("this node's view of the cluster did not catch up in time")
 
     async def _fetch_view(self, deadline_s: float) -> None:
         async def ask(node: str, until_s: float) -> ClusterView:
@@ -193,12 +224,13 @@ class Catalog:
         self.routing.learn_view(await self.leaders.ask_leader(METADATA_GROUP, ask, deadline_s))
 
     async def _serve_view(self, request: FetchView) -> ClusterView:
-        """Answer with a view no older than the question; never by asking another node."""
+        """Answer with a view no older than the question, or of the index that it names; never by
+        asking another node."""
         metadata = self.routing.metadata
         if metadata is None:
             raise NotReady(f"{self.routing.me} has no replica of the metadata group")
         deadline_s = self.routing.deadline_after(request.timeout_ms)
-        index = await metadata.read_index(deadline_s)
+        index = request.index or await metadata.read_index(deadline_s)
         await metadata.wait_applied(index, deadline_s)
         return self.routing.view()
 

@@ -162,9 +162,10 @@ class ReadIndex(msgspec.Struct, array_like=True, frozen=True):
 
 
 class FetchView(msgspec.Struct, array_like=True, frozen=True):
-    """The cluster's view, no older than the question."""
+    """The cluster's view: of `index` or later, or, with 0, no older than the question."""
 
     timeout_ms: int
+    index: int = 0
 
 
 class IndexState(msgspec.Struct, array_like=True, frozen=True):

@@ -331,3 +331,31 @@ async def test_an_index_and_its_hash_are_read_together(three):
 
     assert first["applied_index"] == replica.applied_index
     assert first["state_hash"] == replica.machine.state_hash().hex()
+
+
+async def test_a_node_whose_own_replica_is_stuck_takes_another_members_view(three):
+    """On a full disk it cannot apply what the group has committed; strong reads go on."""
+    old = await three.collection()
+    hold_back(three, "node2")
+    await three["node1"].drop_collection("things", three.options())
+    new = await three["node1"].create_collection("things", **SHAPE, options=three.options())
+    options = three.options(strong=True)
+    found = await three["node2"].collection("things", options)
+
+    assert new != old
+    assert found == new
+    assert three.clock() < options.deadline_s
+    assert three.wire.of(VIEW) == [("node2", "node1")]
+
+
+async def test_another_members_view_comes_from_whoever_has_it(three):
+    """A member that does not answer, or is behind itself, costs time, not the answer."""
+    await three.collection()
+    hold_back(three, "node2")
+    hold_back(three, "node1")
+    three.metadata.elect("node3")
+    await three["node3"].drop_collection("things", three.options())
+    new = await three["node3"].create_collection("things", **SHAPE, options=three.options())
+
+    assert await three["node2"].collection("things", three.options(strong=True)) == new
+    assert three.wire.of(VIEW)[-2:] == [("node2", "node1"), ("node2", "node3")]
