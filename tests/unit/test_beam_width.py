@@ -1,18 +1,21 @@
 """The default beam width: as narrow as the queries that came allow, and no narrower."""
 
+import itertools
+
 import numpy as np
 
 from storage.beam_width import (
     DEFAULT_EF,
     GROWTH,
     NEIGHBOURS,
+    ROUNDS,
     ROWS_MIN,
     SAMPLE_EVERY,
     SAMPLES,
     TRUTH_WIDTH,
     WIDTHS,
     BeamWidth,
-    is_enough,
+    Recalls,
 )
 from storage.ids import encode_id
 from storage.vector_index import VectorIndex
@@ -38,16 +41,67 @@ def finds(enough_at):
     return search
 
 
-def test_it_measures_once_there_are_enough_queries():
-    """One query in so many is kept; a graph that is small, or was measured, is left alone."""
-    beam = BeamWidth()
-    due = [beam.note(QUERY, ROWS_MIN) for _ in range(SAMPLES * SAMPLE_EVERY)]
+def see(beam, rows):
+    """Let a beam see the queries of a round; return what it said to each."""
+    return [beam.note(QUERY, rows) for _ in range(SAMPLES * SAMPLE_EVERY)]
 
-    assert due == [False] * (len(due) - 1) + [True]
-    assert not beam.is_due(ROWS_MIN - 1)
+
+def test_it_measures_when_there_are_enough_queries():
+    """One query in so many is kept; a graph that is small, or known well, is left alone."""
+    beam = BeamWidth()
+    assert not any(see(beam, ROWS_MIN - 1))
+    for _ in range(ROUNDS):
+        due = see(beam, ROWS_MIN)
+        assert due == [False] * (len(due) - 1) + [True]
+        assert not beam.is_due(ROWS_MIN - 1)
+        beam.measure(ROWS_MIN, finds(64))
+
+    assert not any(see(beam, int(GROWTH * ROWS_MIN) - 1))
+    assert see(beam, int(GROWTH * ROWS_MIN))[-1]
+
+
+def test_a_graph_that_has_grown_is_measured_anew():
+    """What was found in the smaller one counts no more, and the width may rise at once."""
+    beam = filled()
     beam.measure(ROWS_MIN, finds(64))
-    assert not beam.is_due(int(GROWTH * ROWS_MIN) - 1)
-    assert beam.is_due(int(GROWTH * ROWS_MIN))
+    see(beam, 2 * ROWS_MIN)
+    beam.measure(2 * ROWS_MIN, finds(WIDTHS[0]))
+    assert beam.width == WIDTHS[0]
+    see(beam, 4 * ROWS_MIN)
+    beam.measure(4 * ROWS_MIN, finds(256))
+
+    assert beam.width == 256
+
+
+def test_rounds_add_up():
+    """What one round could not tell for its error, several can."""
+    asked = itertools.count(1)
+
+    def search(_, width):
+        """Find nothing for one query of 42 with a width of 64: a mean of 0.976."""
+        if width < 64 or (width == 64 and next(asked) % 42 == 0):
+            return []
+        return range(NEIGHBOURS)
+
+    beam = filled()
+    beam.measure(ROWS_MIN, search)
+    assert beam.width == 68
+    for _ in range(ROUNDS - 1):
+        see(beam, ROWS_MIN)
+        beam.measure(ROWS_MIN, search)
+
+    assert beam.width == 64
+
+
+def test_queries_that_nobody_measures_are_not_kept():
+    """Memory for samples is bounded, whatever the builder is busy with."""
+    beam = BeamWidth()
+    for _ in range(2):
+        see(beam, ROWS_MIN)
+
+    assert not beam.note(QUERY, ROWS_MIN)
+    beam.measure(ROWS_MIN, finds(64))
+    assert not beam.is_due(ROWS_MIN)
 
 
 def test_the_narrowest_width_that_finds_enough_is_taken():
@@ -74,13 +128,13 @@ def test_where_nothing_is_left_to_find_nothing_is_learnt():
     beam.measure(ROWS_MIN, lambda _query, _width: [])
 
     assert beam.width == DEFAULT_EF
-    assert beam.is_due(ROWS_MIN)
+    assert see(beam, ROWS_MIN)[-1]
 
 
 def test_a_sample_that_may_err_is_not_believed():
     """A mean above the target counts when it is by more than its error."""
-    assert is_enough([1.0] * 60 + [0.9] * 4)
-    assert not is_enough([1.0] * 62 + [0.1, 0.1])
+    assert Recalls().plus([1.0] * 60 + [0.9] * 4).are_enough
+    assert not Recalls().plus([1.0] * 62).plus([0.1, 0.1]).are_enough
 
 
 def test_an_index_measures_itself_by_the_queries_that_come():
@@ -98,6 +152,11 @@ def test_an_index_measures_itself_by_the_queries_that_come():
     assert not index.tune()
     index.search_many(queries[-1:], 10)
     assert index.tune()
+    assert not index.tune()
+    for _ in range(ROUNDS - 1):
+        index.search_many(queries, 10)
+        assert index.tune()
+    index.search_many(queries, 10)
     assert not index.tune()
 
     found = index.search_many(queries[:200], 10)
