@@ -57,7 +57,9 @@ class Recalls(NamedTuple):
     def plus(self, recalls: Sequence[float]) -> Recalls:
         """Return the sums with more recalls."""
         squares = sum(each * each for each in recalls)
-        return Recalls(self.queries + len(recalls), self.total + sum(recalls), self.squares + squares)
+        return Recalls(
+            self.queries + len(recalls), self.total + sum(recalls), self.squares + squares
+        )
 
     @property
     def are_enough(self) -> bool:
