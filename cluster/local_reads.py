@@ -8,6 +8,7 @@ refused with the reason, never answered from what may be too old.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,8 @@ from storage.index_set import IndexSet
 QueryType = TypeVar("QueryType")
 FoundType = TypeVar("FoundType")
 
+FRESH_FOR_MS: Final = 5
+"""Looking at every replica for each search would cost more than decoding the search."""
 _FRAME_SHARE: Final = 4
 """An answer fills at most this fraction of a frame, and one more slice of the same size."""
 
@@ -65,6 +68,8 @@ class LocalReads:
         bytes_max = config.frame_bytes_max // _FRAME_SHARE
         row_bytes_max = config.payload_bytes_max + 4 * config.dimension_max
         self._limits = AnswerLimits(bytes_max, max(1, bytes_max // row_bytes_max))
+        self._fresh_for: tuple[int, int | None] | None = None
+        self._fresh_until_s = -math.inf
         self.search = ReadKind(SEARCH, self._nearest)
         self.page = ReadKind(PAGE, self._page)
         self.count = ReadKind(COUNT, self._count)
@@ -78,14 +83,20 @@ class LocalReads:
         self.serve(self.fetch)
 
     def serves_all(self, shards: int, max_staleness_ms: int | None) -> bool:
-        """Return whether every shard has a fresh replica on this node."""
+        """Return whether every shard has a fresh replica on this node.
+
+        That they are is believed for `FRESH_FOR_MS`, by which they must be fresher.
+        """
+        now_s, asked = self._routing.clock(), (shards, max_staleness_ms)
+        if asked == self._fresh_for and now_s < self._fresh_until_s:
+            return True
         replicas = self._routing.replicas
-        staleness_ms = self._staleness_ms(max_staleness_ms)
-        if len(replicas) != shards:
+        staleness_ms = self._staleness_ms(max_staleness_ms) - FRESH_FOR_MS
+        if len(replicas) != shards or not all(
+            replica.fresh(staleness_ms) for replica in replicas.values()
+        ):
             return False
-        for replica in replicas.values():  # noqa: SIM110 - a generator costs as much as the checks
-            if not replica.fresh(staleness_ms):
-                return False
+        self._fresh_for, self._fresh_until_s = asked, now_s + FRESH_FOR_MS / 1000
         return True
 
     def has_fresh(self, shard: int, max_staleness_ms: int | None) -> bool:

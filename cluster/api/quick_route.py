@@ -96,6 +96,7 @@ class QuickRoute:
         self._query_decoder = StrictDecoder(QuickQueryBody)
         self._search_decoder = StrictDecoder(QuickSearchBody)
         self._filters = KnownFilters()
+        self._deadlines = _Deadlines(self.timeout_s + GRACE_S)
 
     def admits(self, message: RawRequestMessage) -> bool:
         """Return whether a request could have a quick answer, by its head."""
@@ -133,10 +134,11 @@ class QuickRoute:
             return False
         if query.limit > self._api.config.limit_max:
             return False
-        answer = _Answer(self._api, self._searches, kind, started_s, answered)
+        answer = _Answer(self._api, self._searches, kind, started_s, answered, self._deadlines)
         if not self._searches.begin(query, answer.found):
             return False
-        answer.limit_time(self.timeout_s)
+        if answer.is_awaited:
+            self._deadlines.add(answer)
         return True
 
     def _read(self, name: str, kind: str, body: bytes) -> QuickQuery:
@@ -165,10 +167,45 @@ class QuickRoute:
         return None if where is None else Where(raw, where)
 
 
+class _Deadlines:
+    """Ends answers whose time ran out. All have the same time, so they end in the order in which
+    they began, and one timer serves them all."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._awaited: dict[_Answer, float] = {}
+        """When the time of each runs out, by the event loop's clock; the first comes first."""
+        self._armed = False
+
+    def add(self, answer: _Answer) -> None:
+        """Watch over an answer that is awaited from now on."""
+        loop = asyncio.get_running_loop()
+        self._awaited[answer] = loop.time() + self._seconds
+        if not self._armed:
+            self._armed = True
+            loop.call_later(self._seconds, self._look)
+
+    def forget(self, answer: _Answer) -> None:
+        """An answer has come."""
+        self._awaited.pop(answer, None)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        while self._awaited:
+            answer, due_s = next(iter(self._awaited.items()))
+            if due_s > now_s:
+                loop.call_later(due_s - now_s, self._look)
+                return
+            del self._awaited[answer]
+            answer.too_late()
+        self._armed = False
+
+
 class _Answer:
     """An answer on its way: what the search found, or that time ran out, whichever comes first."""
 
-    __slots__ = ("_answered", "_api", "_kind", "_searches", "_started_s", "_timer")
+    __slots__ = ("_answered", "_api", "_deadlines", "_kind", "_searches", "_started_s")
 
     def __init__(
         self,
@@ -177,27 +214,26 @@ class _Answer:
         kind: str,
         started_s: float,
         answered: Answered,
+        deadlines: _Deadlines,
     ) -> None:
         self._api = api
         self._searches = searches
         self._kind = kind
         self._started_s = started_s
         self._answered: Answered | None = answered
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadlines = deadlines
 
-    def limit_time(self, seconds: float) -> None:
-        """Answer that time ran out, unless there is an answer before."""
-        if self._answered is None:
-            return
-        self._timer = asyncio.get_running_loop().call_later(seconds + GRACE_S, self._too_late)
+    @property
+    def is_awaited(self) -> bool:
+        """Whether nothing was answered yet."""
+        return self._answered is not None
 
     def found(self, hits: bytes | BaseException) -> None:
         """Take a search's hits as JSON; an error is the general way's to find again and explain."""
         answered, self._answered = self._answered, None
         if answered is None:
             return
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadlines.forget(self)
         if isinstance(hits, BaseException):
             answered(None)
             return
@@ -208,7 +244,8 @@ class _Answer:
         session = f"{SESSION_HEADER}: {token}\r\n" if token else ""
         answered(_head("200 OK", len(body), session) + body)
 
-    def _too_late(self) -> None:
+    def too_late(self) -> None:
+        """Answer that time ran out, unless there is an answer already."""
         answered, self._answered = self._answered, None
         if answered is not None:
             error = DeadlineExceeded("the request's time ran out")

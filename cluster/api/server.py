@@ -123,7 +123,9 @@ class _Protocol(web.RequestHandler):
         if not isinstance(message, RawRequestMessage) or not quick.admits(message):
             return False
         self._messages.clear()
-        self._asked = asked = _Asked(message, payload.read_nowait())
+        # To read it as usual would let aiohttp feed its parser once more.
+        body = b"".join(payload._buffer)  # noqa: SLF001
+        self._asked = asked = _Asked(message, body)
         self._request_in_progress = True
         self._keep_alive_for(quick.timeout_s)
         if quick.begin(message, asked.body, self._answered):

@@ -490,6 +490,25 @@ async def test_a_search_that_hangs_is_answered_in_time():
         assert (await ways.quick.ask(QUERY, PLAIN))[0] == 200
 
 
+async def test_each_of_several_that_hang_is_answered_in_time():
+    """One timer serves them all: those that began later are not forgotten, nor is the next."""
+    async with both_ways(config=Config(request_timeout_ms=50)) as ways:
+        ways.counted.held.clear()
+        for _ in range(2):
+            others = [Wire(*await asyncio.open_connection("127.0.0.1", ways.port)) for _ in "abc"]
+            for number, wire in enumerate(others):
+                begun = ways.counted.taken
+                wire.writer.write(request(QUERY, {**PLAIN, "limit": number + 1}))
+                async with asyncio.timeout(10):
+                    while ways.counted.taken == begun:
+                        await asyncio.sleep(0)
+            answers = [await wire.answer() for wire in others]
+            for wire in others:
+                wire.writer.close()
+
+            assert [status for status, _, _ in answers] == [503] * 3
+
+
 async def test_a_client_that_leaves_is_no_fault():
     """A connection that ends while its answer is awaited leaves nothing behind."""
     async with both_ways() as ways:

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster.config import Config
 from cluster.errors import BadRequest, CollectionNotFound, ShardsUnavailable
+from cluster.local_reads import FRESH_FOR_MS
 from cluster.merge import more_is_better
 from cluster.model import Point, SearchRequest
 from cluster.ring import shard_of
@@ -368,6 +370,20 @@ async def test_a_stale_replica_is_searched_elsewhere(three):
 
     assert ids(answer) == best()[:10]
     assert three.wire.calls == [("node2", "node3", SEARCH)]
+
+
+async def test_that_replicas_are_fresh_is_not_believed_for_long(three):
+    """A moment later the stale one is noticed; and what is believed was true with that to spare."""
+    collection = await filled(three)
+    await three["node2"].search(collection, request(), three.options())
+    three.replica("node2", 1).is_stale = True
+    three.clock.now_s += FRESH_FOR_MS / 1000
+    await three["node2"].search(collection, request(), three.options())
+    assert three.wire.calls == [("node2", "node3", SEARCH)]
+
+    three.replica("node2", 1).is_stale = False
+    three.replica("node2", 1).stale_ms = Config().max_staleness_ms - FRESH_FOR_MS + 1
+    assert not three["node2"]._local.serves_all(3, None)
 
 
 async def test_a_node_that_fails_is_replaced(ring):
