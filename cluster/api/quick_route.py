@@ -128,7 +128,7 @@ class QuickRoute:
             self._keys.check(message)
             with self._api.bodies.claim() as claim:
                 claim.grow(len(body))
-                claim.grow_decoded(body.count(b","))
+                claim.grow_decoded(len(body) // 2)  # a value and its comma; to count costs more
                 query = self._read(name, kind, body)
         except RecollectError:
             return False
