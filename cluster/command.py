@@ -25,7 +25,7 @@ from graph.model import GraphChanges
 DIGEST_MARK: Final = "\x1f"
 
 
-class PointWrite(msgspec.Struct, array_like=True, frozen=True):
+class PointWrite(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One point: canonical id, little-endian float32 bytes, payload as JSON object bytes.
 
     `if_version` is its condition; see the module.

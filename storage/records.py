@@ -62,11 +62,9 @@ _PUT_RECORDS: Final = BulkInsert(
     updated_ms = excluded.updated_ms, digest = excluded.digest""",
 )
 _PUT_VECTORS: Final = BulkInsert("REPLACE INTO vectors", 2)
-_ANY_RECORD: Final = """
-SELECT EXISTS (SELECT 1 FROM records WHERE collection = ? AND id BETWEEN ? AND ?)
-"""
-_ANY_TOMBSTONE: Final = """
-SELECT EXISTS (SELECT 1 FROM tombstones WHERE collection = ? AND id BETWEEN ? AND ?)
+_ANY_BETWEEN: Final = """
+SELECT EXISTS (SELECT 1 FROM records WHERE collection = ?1 AND id BETWEEN ?2 AND ?3),
+       EXISTS (SELECT 1 FROM tombstones WHERE collection = ?1 AND id BETWEEN ?2 AND ?3)
 """
 """New ids often lie beside all that are there: one look then spares a look for each."""
 _FIND: Final = """
@@ -120,6 +118,8 @@ class RecordWriter:
         self.hash = SetHash(meta.get("record_hash", bytes(DIGEST_BYTES)))
         """Over all rows and tombstones; who writes tables beside these adds its rows to it."""
         self._next_seq: int = meta.get("next_seq", 1)
+        self._dropped: dict[int, bool] = {}
+        """What was asked in this transaction."""
 
     def state_hash(self) -> bytes:
         """Return the hash over all rows and tombstones as they stand."""
@@ -127,7 +127,10 @@ class RecordWriter:
 
     def is_dropped(self, collection: int) -> bool:
         """Return whether the collection was dropped; its uid is never used again."""
-        return is_dropped(self._connection, collection)
+        dropped = self._dropped.get(collection)
+        if dropped is None:
+            dropped = self._dropped[collection] = is_dropped(self._connection, collection)
+        return dropped
 
     def versions(self, collection: int, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return the versions of those ids that exist."""
@@ -141,9 +144,10 @@ class RecordWriter:
         A replaced row keeps its seq and its creation time.
         """
         ids = list(points)
-        known = has_between(self._connection, _ANY_RECORD, collection, ids)
+        known, buried = self._any_between(collection, ids)
         stored = self._stored(collection, ids) if known else {}
-        self.unbury(collection, [record_id for record_id in ids if record_id not in stored])
+        if buried:
+            self._unbury(collection, [record_id for record_id in ids if record_id not in stored])
         rows = []
         for record_id, (vector, payload) in points.items():
             old = stored.get(record_id)
@@ -204,6 +208,7 @@ class RecordWriter:
         query(f"DELETE FROM records {where}", key)  # noqa: S608
         query(f"DELETE FROM tombstones {where}", key)  # noqa: S608
         query("INSERT OR IGNORE INTO dropped VALUES (?)", key)
+        self._dropped[collection] = True
         return count
 
     def note_drop(self, collection: int, stamp: Stamp, name: str) -> None:
@@ -221,8 +226,10 @@ class RecordWriter:
 
     def unbury(self, collection: int, ids: Sequence[bytes]) -> None:
         """Remove the tombstones of those that have one."""
-        if not has_between(self._connection, _ANY_TOMBSTONE, collection, ids):
-            return
+        if self._any_between(collection, ids)[1]:
+            self._unbury(collection, ids)
+
+    def _unbury(self, collection: int, ids: Sequence[bytes]) -> None:
         gone = select_in(self._connection, _UNBURY, collection, ids)
         self.hash.remove(tombstone_digest(collection, each, version) for each, version in gone)
 
@@ -235,6 +242,14 @@ class RecordWriter:
         """Write what is kept beside the tables."""
         values = {"record_hash": self.hash.digest(), "next_seq": self._next_seq}
         write_meta(self._connection, values)
+
+    def _any_between(self, collection: int, ids: Sequence[bytes]) -> tuple[bool, bool]:
+        """Return whether a row, and a tombstone, has an id between the lowest and the highest."""
+        if not ids:
+            return False, False
+        span = (collection, min(ids), max(ids))
+        row, tombstone = self._connection.execute(_ANY_BETWEEN, span).fetchone()
+        return bool(row), bool(tombstone)
 
     def _stored(self, collection: int, ids: Sequence[bytes]) -> dict[bytes, _Stored]:
         found = select_in(self._connection, _FIND, collection, ids)
@@ -260,16 +275,6 @@ def is_dropped(connection: sqlite3.Connection, collection: int) -> bool:
     """Return whether a collection was dropped."""
     query = "SELECT 1 FROM dropped WHERE collection = ?"
     return connection.execute(query, (collection,)).fetchone() is not None
-
-
-def has_between(
-    connection: sqlite3.Connection, query: str, collection: int, ids: Sequence[bytes]
-) -> bool:
-    """Return whether a query finds an id from the lowest of `ids` to the highest."""
-    if not ids:
-        return False
-    row: tuple[int] = connection.execute(query, (collection, min(ids), max(ids))).fetchone()
-    return bool(row[0])
 
 
 def select_in(

@@ -34,6 +34,14 @@ def test_a_new_state_is_at_the_root_entry(any_state: StateFile) -> None:
     assert any_state.make_durable() == 1
 
 
+def test_blobs_and_nulls_are_bound_as_they_are(any_state: StateFile) -> None:
+    """What adapts them changes nothing."""
+    with any_state.reader() as connection:
+        row = connection.execute("SELECT ?, ?, typeof(?)", (b"\x00\xff", None, b"")).fetchone()
+
+    assert row == (b"\x00\xff", None, "blob")
+
+
 def test_the_position_commits_with_the_rows(any_state: StateFile) -> None:
     """What a transaction wrote and its position become visible together."""
     put(any_state, 2, "a", term=7)
