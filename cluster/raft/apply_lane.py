@@ -118,6 +118,9 @@ class ApplyLane:
     def _done(self, then: Callable[[], object]) -> None:
         self._jobs -= 1
         assert self._jobs >= 0, "a job ends once"
+        self._then(then)
+
+    def _then(self, then: Callable[[], object]) -> None:
         try:
             then()
         except Exception as error:  # noqa: BLE001  # a broken invariant: the node must stop
@@ -150,7 +153,7 @@ class ApplyLane:
 
     def _go_on(self) -> None:
         """Apply what is ready, for a while; what comes during this turn of the loop waits."""
-        self._turn = bool(self._ready)
+        self._turn = bool(self._ready) and not self._closed
         if not self._turn:
             return
         turn_ends_s = self._clock() + TURN_S
@@ -183,7 +186,7 @@ class ApplyLane:
         ended_s = self._clock()
         if ended_s - began_s > SLOW_S:
             self._slow_until_s = ended_s + SLOW_REST_S
-        then()
+        self._then(then)
 
     def _apply(self, replica: Replica) -> Callable[[], None]:
         """Apply what waits, in one transaction; return what the loop has to know of it."""
