@@ -5,8 +5,8 @@ order in blocks that are filled once and never moved: a reader takes views under
 and scores them without it, while the writer fills what lies behind and the builder lets go of what
 lies before.
 
-A block is small enough that one matrix-vector product over it stays in the processor's cache and
-on the calling thread.
+To compare the rows of a block is one call, which lets go of the interpreter once. Beside a busy
+event loop a search may wait for milliseconds each time that it asks for it back.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Final
 
 import numpy as np
 
-from storage.metric import Keys, Matrix, Metric
+from storage.metric import Matrix, Metric
 
-_BLOCK_BYTES: Final = 1 << 20
-_BLOCK_ROWS_MAX: Final = 1024
+_BLOCK_BYTES: Final = 4 << 20
+_BLOCK_ROWS_MAX: Final = 4096
 
 
 class FreshTail:
@@ -49,16 +49,15 @@ class FreshTail:
             self._count += len(part)
             copied += len(part)
 
-    def views(self) -> list[Matrix]:
-        """Return all rows in order, as views that stay valid and unchanged."""
-        left = self._start + self._count
-        views = []
-        for block in self._blocks:
-            views.append(block[:left])
-            left -= len(block)
-        if views:
-            views[0] = views[0][self._start :]
-        return views
+    def views(self, first: int = 0, last: int | None = None) -> list[Matrix]:
+        """Return the rows from `first` to before `last`, as views that stay valid and unchanged."""
+        start, stop = self._start + first, self._start + (self._count if last is None else last)
+        assert self._start <= start <= stop <= self._start + self._count, "only rows that are here"
+        size = self._rows_per_block
+        return [
+            self._blocks[at][max(0, start - at * size) : stop - at * size]
+            for at in range(start // size, -(-stop // size))
+        ]
 
     def head(self, limit: int) -> Matrix:
         """Return a view of at least one and up to `limit` of the first rows."""
@@ -79,11 +78,11 @@ class FreshTail:
             self._start = 0
 
 
-def tail_keys(metric: Metric, views: list[Matrix], query: Keys) -> Keys:
-    """Return the key of every row of `views`, in order."""
-    keys = np.empty(sum(map(len, views)), dtype=np.float32)
+def tail_keys(metric: Metric, views: list[Matrix], queries: Matrix) -> Matrix:
+    """Return for each of queries[m, dimension] the key of every row of `views`, in order."""
+    keys = np.empty((len(queries), sum(map(len, views))), dtype=np.float32)
     start = 0
     for view in views:
-        metric.keys(view, query, keys[start : start + len(view)])
+        metric.keys_many(view, queries, keys[:, start : start + len(view)])
         start += len(view)
     return keys

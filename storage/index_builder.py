@@ -27,6 +27,7 @@ from storage.hnsw import Hnsw
 from storage.index_state import IndexState
 from storage.metric import Matrix
 from storage.payload_index.column import Column
+from storage.segments import Draft
 from storage.seq_slots import Numbers
 from storage.slots import SlotTable
 
@@ -61,6 +62,8 @@ class Builder:
         self._read_at_s = 0.0
         """When somebody had searched since the look before."""
         self._rebuild: _Rebuild | None = None
+        self._drafts: list[Draft] = []
+        """Segments in the making; the last is being worked at."""
 
     @property
     def rebuilding(self) -> bool:
@@ -70,6 +73,8 @@ class Builder:
     def build(self, limit: int) -> int:
         """Move up to about `limit` rows; returns how many, 0 when there is nothing to do."""
         with self._state.building:
+            if covered := self._cover(limit):
+                return covered
             if self._rebuild is None and needs_rebuild(self._state):
                 self._rebuild = _Rebuild(self._state)
             if self._rebuild is not None:
@@ -77,6 +82,27 @@ class Builder:
             if self._state.graph is None:
                 return 0
             return self._build_tail(limit)
+
+    def _cover(self, limit: int) -> int:
+        """Go on with a segment if there is one to make, for those who search; return its rows.
+
+        One of rows that searches compare meanwhile overtakes one of small segments.
+        """
+        if self._is_quiet(self._clock() if self._clock else 0.0):
+            self._drafts.clear()
+            return 0
+        state = self._state
+        behind = max([state.built, *(each.last for each in state.segments)])
+        if not any(draft.first >= behind for draft in self._drafts):
+            draft = state.new_segment(behind if self._drafts else 0)
+            self._drafts += [draft] if draft else []
+        if not self._drafts:
+            return 0
+        moved = self._drafts[-1].step(limit)
+        if segment := self._drafts[-1].segment():
+            state.share(segment)
+            self._drafts.pop()
+        return moved
 
     def _continue_rebuild(self, rebuild: _Rebuild, limit: int) -> int:
         moved = rebuild.step(limit, self._threads)
@@ -87,6 +113,7 @@ class Builder:
             finally:
                 self._state.lock.release_write()
             self._rebuild = None
+            self._drafts.clear()  # slots have other numbers now
         return moved
 
     def _build_tail(self, limit: int) -> int:
@@ -251,6 +278,9 @@ class _Rebuild:
                 self._copies.bury(died, table.alive)
                 state.graph, state.built = self._graph, len(self._slots)
                 state.copies = self._copies
+                offset = len(self._slots) - self._base
+                whole = [each for each in state.segments if each.first >= self._base]
+                state.segments = tuple(each.moved(offset) for each in whole)
             state.payloads.exchange(self._payloads, since, len(self._slots))
             state.table = table
             state.unreached = 0

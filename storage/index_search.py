@@ -25,13 +25,23 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from storage.fresh_tail import tail_keys
 from storage.hnsw import Hnsw, Slots
 from storage.index_state import IndexState
 from storage.metric import Keys, Matrix, Query
+from storage.segments import Reach
 from storage.selection import Admitted, Restriction, Selection
 from storage.seq_slots import Numbers
-from storage.slots import Flags, IndexHit, Records, make_hits
+from storage.slots import IndexHit, Records, make_hits
+from storage.tail_search import (
+    Near,
+    Tail,
+    ask_segments,
+    best_of,
+    bounds_of,
+    near,
+    tail_beside,
+    tail_of,
+)
 
 _FETCH: Final = 0
 """A beam that looks at no neighbours: the admitted rows are compared one by one."""
@@ -51,21 +61,13 @@ _NO_SLOTS: Final[Numbers] = np.empty(0, dtype=np.int64)
 _NO_KEYS: Final[Keys] = np.empty(0, dtype=np.float32)
 
 
-class _Tail(NamedTuple):
-    """The tail's rows at the instant of a search; `flags` says which are admitted."""
-
-    views: list[Matrix]
-    first: int
-    flags: Flags
-
-
 class _Found(NamedTuple):
     """Admitted rows of the graph, nearest first, and the tail of the same instant."""
 
     records: Records
     slots: Numbers
     keys: Keys
-    tail: _Tail | None
+    tail: Tail | None
 
 
 class _TooFew(NamedTuple):
@@ -75,11 +77,15 @@ class _TooFew(NamedTuple):
 
 
 class _Beam(NamedTuple):
-    """How wide to look, and from which width on to compare all admitted rows instead."""
+    """How wide to look, and from which width on to compare all admitted rows instead.
+
+    `segments` are asked `young` wide; 0: the tail's rows are compared.
+    """
 
     width: int
     ceiling: float
     all: int
+    young: int
 
 
 class Ask(NamedTuple):
@@ -109,7 +115,7 @@ def search(state: IndexState, query: Query, ask: Ask) -> list[IndexHit]:
         finally:
             state.lock.release_read()
         if isinstance(found, _Found):
-            return _finish(state, query, ask.limit, found)
+            return _finish(state, [query], query.vector.reshape(1, -1), ask.limit, [found])[0]
         beam = _wider(beam, ask.limit, found.admitted)
 
 
@@ -132,14 +138,21 @@ def search_many(
                 if len(queries) > 1 and (hits := _all_plain(state, queries, nearest, ask)):
                     return hits
                 slots, keys = nearest
-                answers = [_judge(state, slots[n], keys[n], ask) for n in range(len(queries))]
+                reach = Reach(beam.young, ask.limit, bounds_of(keys, ask.limit))
+                young = ask_segments(state, vectors, reach)
+                answers = [
+                    _judge(state, slots[n], keys[n], ask, near(young, n))
+                    for n in range(len(queries))
+                ]
     finally:
         state.lock.release_read()
+    found = {at: answer for at, answer in enumerate(answers) if isinstance(answer, _Found)}
+    chosen = [queries[at] for at in found]
+    hits = _finish(state, chosen, vectors[list(found)], ask.limit, list(found.values()))
+    finished = dict(zip(found, hits, strict=True))
     return [
-        _finish(state, query, ask.limit, found)
-        if isinstance(found, _Found)
-        else search(state, query, ask)
-        for query, found in zip(queries, answers, strict=True)
+        finished[at] if at in finished else search(state, query, ask)
+        for at, query in enumerate(queries)
     ]
 
 
@@ -186,7 +199,8 @@ def _first_beam(state: IndexState, ask: Ask) -> _Beam:
     else:
         ceiling, everything = count // 2, _VISIT_ALL
     beyond = ask.exact or beam > min(ceiling, count // 2)
-    return _Beam(everything if beyond else beam, ceiling, everything)
+    young = width if whole and not ask.exact else 0
+    return _Beam(everything if beyond else beam, ceiling, everything, young)
 
 
 def _wider(beam: _Beam, limit: int, admitted: int) -> _Beam:
@@ -201,16 +215,24 @@ def _wider(beam: _Beam, limit: int, admitted: int) -> _Beam:
 def _look(state: IndexState, query: Query, ask: Ask, beam: _Beam) -> _Found | _TooFew:
     """Look once, as reader."""
     graph = state.graph
-    if graph is None or not graph.count:
-        return _judge(state, _NO_SLOTS, _NO_KEYS, ask)
-    if beam.width in (_FETCH, _VISIT_ALL):
-        return _compare_all(state, graph, query, ask, beam.width)
-    nearest = graph.query(query.vector, min(beam.width, graph.count))
-    return _TooFew(0) if nearest is None else _judge(state, *nearest, ask)
+    slots, keys = _NO_SLOTS, _NO_KEYS
+    one_by_one = beam.width in (_FETCH, _VISIT_ALL)
+    if graph is not None and graph.count and not one_by_one:
+        nearest = graph.query(query.vector, min(beam.width, graph.count))
+        if nearest is None:
+            return _TooFew(0)
+        slots, keys = nearest
+    reach = Reach(beam.young, ask.limit, bounds_of(keys.reshape(1, -1), ask.limit))
+    found = near(ask_segments(state, query.vector.reshape(1, -1), reach), 0)
+    if graph is not None and graph.count and one_by_one:
+        return _compare_all(state, graph, query, ask, beam.width, found)
+    return _judge(state, slots, keys, ask, found)
 
 
-def _judge(state: IndexState, slots: Numbers, keys: Keys, ask: Ask) -> _Found | _TooFew:
-    """Keep the admitted ones of the graph's nearest slots."""
+def _judge(
+    state: IndexState, slots: Numbers, keys: Keys, ask: Ask, found: Sequence[Near]
+) -> _Found | _TooFew:
+    """Keep the admitted ones of the graph's nearest slots; `found` are those of segments."""
     with state.mutex:
         table = state.table
         whole = ask.selection is EVERYTHING or ask.selection.covers(table)
@@ -222,8 +244,8 @@ def _judge(state: IndexState, slots: Numbers, keys: Keys, ask: Ask) -> _Found | 
         admitted = ask.selection.at(table)
         slots, keys = state.copies.expand(slots, keys)
         flags = admitted.flags(slots)
-        tail = _tail_of(state, admitted)
-        in_graph = admitted.count - (int(np.count_nonzero(tail.flags)) if tail else 0)
+        tail = _tail_at(state, ask, found, admitted)
+        in_graph = admitted.count - (tail.admitted if tail else 0)
         places = np.flatnonzero(flags)
         if len(places) < min(ask.limit, in_graph) and state.graph_count:
             return _TooFew(len(places))
@@ -231,14 +253,21 @@ def _judge(state: IndexState, slots: Numbers, keys: Keys, ask: Ask) -> _Found | 
         return _Found(table.records, slots[places], keys[places], tail)
 
 
+def _tail_at(state: IndexState, ask: Ask, found: Sequence[Near], admitted: Admitted) -> Tail | None:
+    """Return the tail of this instant; by then, a selection may no longer cover everything."""
+    if ask.selection is EVERYTHING or ask.selection.covers(state.table):
+        return tail_beside(state, found, ask.limit)
+    return tail_of(state, admitted)
+
+
 def _compare_all(
-    state: IndexState, graph: Hnsw, query: Query, ask: Ask, width: int
+    state: IndexState, graph: Hnsw, query: Query, ask: Ask, width: int, found: Sequence[Near]
 ) -> _Found | _TooFew:
     """Compare every admitted row of the graph, unless there are more than expected to fetch."""
     with state.mutex:
         table = state.table
         admitted = ask.selection.at(table)
-        tail = _tail_of(state, admitted)
+        tail = _tail_at(state, ask, found, admitted)
         slots = admitted.slots()
         if tail is not None:
             slots = slots[slots < state.built]
@@ -276,24 +305,30 @@ def _visit_all(state: IndexState, graph: Hnsw, query: Query, wanted: Numbers) ->
     return keys
 
 
-def _tail_of(state: IndexState, admitted: Admitted) -> _Tail | None:
-    if not len(state.tail):
-        return None
-    flags = admitted.flags(np.arange(state.built, state.table.used))
-    return _Tail(state.tail.views(), state.built, flags)
-
-
-def _finish(state: IndexState, query: Query, limit: int, found: _Found) -> list[IndexHit]:
+def _finish(
+    state: IndexState,
+    queries: Sequence[Query],
+    vectors: Matrix,
+    limit: int,
+    found: Sequence[_Found],
+) -> list[list[IndexHit]]:
     """Add the tail's best rows and resolve; needs no lock, for all it reads is immutable."""
-    slots, keys = found.slots, found.keys
-    if found.tail is not None:
-        fresh = tail_keys(state.metric, found.tail.views, query.vector)
-        at = np.flatnonzero(found.tail.flags)
-        slots = np.concatenate([slots, at + found.tail.first])
-        keys = np.concatenate([keys, fresh[at]])
-        best = _smallest(keys, limit)
-        slots, keys = slots[best], keys[best]
-    return make_hits(found.records, slots, state.metric.scores(keys.tolist(), query.scale))
+    with_tail = [at for at, each in enumerate(found) if each.tail is not None]
+    tails = [each.tail for each in found if each.tail is not None]
+    fresh = dict(zip(with_tail, best_of(tails, state.metric, vectors[with_tail]), strict=True))
+    hits = []
+    for at, (query, each) in enumerate(zip(queries, found, strict=True)):
+        slots, keys = each.slots, each.keys
+        if at in fresh:
+            slots, keys = (
+                np.concatenate([slots, fresh[at][0]]),
+                np.concatenate([keys, fresh[at][1]]),
+            )
+            best = _smallest(keys, limit)
+            slots, keys = slots[best], keys[best]
+        scores = state.metric.scores(keys.tolist(), query.scale)
+        hits.append(make_hits(each.records, slots, scores))
+    return hits
 
 
 def _smallest(keys: Keys, limit: int) -> Numbers:

@@ -28,6 +28,7 @@ from storage.hnsw import Hnsw
 from storage.metric import Metric
 from storage.payload_index.columns import PayloadColumns
 from storage.rwlock import ReadWriteLock
+from storage.segments import EF_CONSTRUCT_MAX, Draft, Segment, next_stretch
 from storage.seq_slots import NOWHERE, Numbers
 from storage.slots import Flags, Records, SlotTable
 
@@ -67,6 +68,8 @@ class IndexState:
         """What filters ask of the slots' payloads; it grows with the table."""
         self.tail = FreshTail(shape.dimension)
         self.built = 0
+        self.segments: tuple[Segment, ...] = ()
+        """Graphs of rows of the tail, by ascending slots; the first may reach below `built`."""
         self.copies = Copies()
         self.beam = BeamWidth()
         self.unreached = 0
@@ -102,6 +105,12 @@ class IndexState:
             self.copies.place(placed, self.table.alive)
             self.tail.drop(count)
             self.built += count
+            self.segments = tuple(each for each in self.segments if each.last > self.built)
+
+    @property
+    def covered(self) -> int:
+        """Rows of the tail that segments cover."""
+        return sum(each.last - max(each.first, self.built) for each in self.segments)
 
     def adopt(self, image: Image) -> None:
         """Fill this empty index from a saved image; a failure leaves it empty.
@@ -120,8 +129,41 @@ class IndexState:
             self.graph, self.table, self.copies = image.graph, table, copies
             self.built = table.used
 
+    @property
+    def segment_due(self) -> bool:
+        """Whether there are enough rows, or small segments, to make another of them."""
+        used = self.built + len(self.tail)
+        return self.graph is not None and bool(next_stretch(self.built, used, self.segments))
+
+    def new_segment(self, behind: int = 0) -> Draft | None:
+        """Begin the next segment, if it is time for one; none that begins before `behind`."""
+        shape, metric = self.shape, self.metric
+        with self.mutex:
+            stretch = next_stretch(self.built, self.table.used, self.segments)
+            if stretch is None or stretch[0] < behind or metric.space is None:
+                return None
+            first, last = stretch
+            views = self.tail.views(first - self.built, last - self.built)
+            alive = self.table.alive[first:last].copy()
+        ef_construct = min(shape.ef_construct, EF_CONSTRUCT_MAX)
+        graph = Hnsw(metric, m=shape.m, ef_construct=ef_construct, seed=shape.seed)
+        return Draft(graph, views, alive, first)
+
+    def share(self, segment: Segment) -> None:
+        """Let searches have a segment in the place of those that it covers."""
+        with self.mutex:
+            before = [each for each in self.segments if each.last <= segment.first]
+            behind = [each for each in self.segments if each.first >= segment.last]
+            self.segments = (*before, segment, *behind)
+
     def validate(self) -> None:
         """Assert the invariants of this module; slow, for tests that stand still."""
+        at = 0
+        for segment in self.segments:
+            assert at <= segment.first < segment.last, "segments stand side by side"
+            assert self.built < segment.last <= self.table.used, "a segment has rows of the tail"
+            segment.validate(self.table.alive)
+            at = segment.last
         self.table.validate()
         self.payloads.validate(self.table.used)
         assert self.table.used == self.built + len(self.tail), "tail rows follow the built ones"

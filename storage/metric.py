@@ -30,6 +30,8 @@ Space = Literal["ip", "l2"]
 
 NORM_MAX: Final = 9.0e18
 _SQUARE_MAX: Final = NORM_MAX**2
+_PRODUCT_BYTES: Final = 1 << 20
+_CACHED_BYTES: Final = 1 << 19
 _UNIT_TOLERANCE: Final = 1e-5
 _SPACES: Final[dict[str, Space | None]] = {
     "Cosine": "ip",
@@ -118,7 +120,7 @@ class Metric:
     def keys(self, rows: Matrix, query: Keys, out: Keys) -> None:
         """Write the key of each of rows[n, dimension] to out[n]."""
         if self.space == "ip":
-            np.matmul(rows, query, out=out)  # np.dot would copy rows that are not contiguous
+            self._dot(rows, query, out)
             np.negative(out, out=out)
             return
         difference = np.subtract(rows, query)
@@ -127,6 +129,33 @@ class Metric:
             return
         np.abs(difference, out=difference)
         difference.sum(axis=1, out=out)
+
+    def keys_many(self, rows: Matrix, queries: Matrix, out: Matrix) -> None:
+        """Write the keys of rows[n, dimension] for queries[m, dimension] to out[m, n].
+
+        A piece of the rows that is in the processor's cache is compared with all queries.
+        """
+        if self.space != "ip" or len(queries) == 1:
+            for query, keys in zip(queries, out, strict=True):
+                self.keys(rows, query, keys)
+            return
+        step = max(1, _CACHED_BYTES // (4 * self.dimension))
+        columns, keys = queries[:, :, None], out[:, :, None]
+        for start in range(0, len(rows), step):
+            piece = slice(start, start + step)
+            np.matmul(rows[piece], columns, out=keys[:, piece])
+        np.negative(out, out=out)
+
+    def _dot(self, rows: Matrix, query: Keys, out: Keys) -> None:
+        """Multiply in pieces, all in one call, since larger products would wake other threads."""
+        step = max(1, _PRODUCT_BYTES // (4 * self.dimension))
+        even = len(rows) // step * step if len(rows) > step else 0
+        if even:
+            pieces = rows[:even].reshape(-1, step, self.dimension)
+            np.matmul(pieces, query, out=out[:even].reshape(-1, step))
+        if even < len(rows):
+            # np.dot would copy rows that are not contiguous
+            np.matmul(rows[even:], query, out=out[even:])
 
     def graph_keys(self, distances: Keys) -> Keys:
         """Return the keys of hnswlib's distances: 1 - q.v in its ip space, |q-v|^2 in l2."""

@@ -7,10 +7,9 @@ a cache of the store: it holds vectors and where they belong, never payloads, an
 and filled again at any time. All methods are safe to call from any thread; `upsert`, `remove` and
 `drop_shard` of one shard come from one thread at a time, in the order of the shard's log.
 
-The parts: `metric` compares, `hnsw` is the graph, `fresh_tail` holds what is not in it yet, `slots`
-says which row a slot is and whether it lives, `payload_index` which rows pass a filter,
-`index_search` searches, `index_builder` builds, and `index_state` holds them together with the
-locks.
+The parts: `metric` compares, `hnsw` is the graph, `fresh_tail` holds what is not in it yet (with
+`segments`), `slots` says which row a slot is and whether it lives, `payload_index` which rows pass
+a filter, `index_search` and `tail_search` search, `index_builder` builds, `index_state` has all.
 """
 
 from __future__ import annotations
@@ -285,8 +284,9 @@ class VectorIndex:
 
     def is_flooded(self, now_s: float) -> bool:
         """Return whether building can wait; see `storage.flood`."""
-        waiting = self._deferred_in - self._deferred_out
-        lasts = self.flood.lasts(self._deferred_in, waiting + self._tail_size, now_s)
+        waiting, state = self._deferred_in - self._deferred_out, self._state
+        held = waiting + self._tail_size + state.covered  # segments have vectors, too
+        lasts = self.flood.lasts(self._deferred_in, held, now_s, segment_due=state.segment_due)
         if not lasts or waiting > _DEFERRED_MAX // 4:
             self._take_deferred()  # many at a time: a few cost nearly as much
         return lasts

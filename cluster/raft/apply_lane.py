@@ -7,7 +7,9 @@ Handing one small batch to a thread costs more than applying it: two wake-ups, a
 interpreter with every statement. So a small batch is applied on the event loop while the lane is
 empty. SQLite does not sync on commit, but for the first after a checkpoint: that one, and a state
 whose checkpoint is being finished, are left to the thread. The disk may still be slow: after a
-commit that took `SLOW_S` everything goes to the thread for a while.
+commit that took `SLOW_S` everything goes to the thread for a while. A write to many shards has a
+batch for each; after `TURN_S` of them the loop sees to requests and answers before it goes on, or a
+search beside such a write would wait for all of them.
 
 At a follower nobody waits for most entries: those gather for `GATHER_S`, many to a transaction. An
 entry that was proposed here, or a read that waits for an index, is served at once.
@@ -20,8 +22,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from cluster.replica import Replica
@@ -34,6 +38,8 @@ SMALL_BYTES: Final = 32 << 10
 """Entries of so many bytes in all may be applied on the loop."""
 GATHER_S: Final = 0.05
 GATHER_BYTES: Final = 256 << 10
+TURN_S: Final = 0.001
+"""How long batches are applied on the loop in one go."""
 SLOW_S: Final = 0.2
 SLOW_REST_S: Final = 5.0
 DISK_FULL_RETRY_S: Final = 1.0
@@ -68,6 +74,10 @@ class ApplyLane:
         self._loop = asyncio.get_running_loop()
         self._jobs = 0
         self._gathering: dict[int, Replica] = {}
+        self._ready: deque[Replica] = deque()
+        """Replicas that wait for a turn."""
+        self._turn = False
+        """Whether something was applied in this turn of the loop; `_go_on` comes in the next."""
         self._slow_until_s = 0.0
         self._closed = False
 
@@ -108,6 +118,9 @@ class ApplyLane:
     def _done(self, then: Callable[[], object]) -> None:
         self._jobs -= 1
         assert self._jobs >= 0, "a job ends once"
+        self._then(then)
+
+    def _then(self, then: Callable[[], object]) -> None:
         try:
             then()
         except Exception as error:  # noqa: BLE001  # a broken invariant: the node must stop
@@ -134,10 +147,25 @@ class ApplyLane:
 
     def _start(self, replica: Replica) -> None:
         replica.applying = True
-        if self._may_apply_here(replica):
-            self._apply_here(replica)
-        else:
-            self.submit(lambda: self._apply(replica))
+        self._ready.append(replica)
+        if not self._turn:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Apply what is ready, for a while; what comes during this turn of the loop waits."""
+        self._turn = bool(self._ready) and not self._closed
+        if not self._turn:
+            return
+        turn_ends_s = self._clock() + TURN_S
+        while self._ready and not self._closed:
+            replica = self._ready.popleft()
+            if self._may_apply_here(replica):
+                self._apply_here(replica)
+            else:
+                self.submit(partial(self._apply, replica))
+            if self._clock() >= turn_ends_s:
+                break
+        self._loop.call_soon(self._go_on)
 
     def _may_apply_here(self, replica: Replica) -> bool:
         return (
@@ -158,7 +186,7 @@ class ApplyLane:
         ended_s = self._clock()
         if ended_s - began_s > SLOW_S:
             self._slow_until_s = ended_s + SLOW_REST_S
-        then()
+        self._then(then)
 
     def _apply(self, replica: Replica) -> Callable[[], None]:
         """Apply what waits, in one transaction; return what the loop has to know of it."""

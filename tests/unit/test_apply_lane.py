@@ -114,6 +114,41 @@ async def test_what_somebody_waits_for_is_applied_at_once_on_the_loop(scene: Sce
     await waiting
 
 
+async def test_batches_of_many_shards_leave_the_loop_time_for_others(scene: Scene) -> None:
+    """What one write brings to several shards is applied in turns, a request's way between them."""
+    other = Scene(2)
+    other.lane = scene.lane
+    first, second = await waited_for(scene, 2), await waited_for(other, 2)
+    seen: list[int] = []
+    scene.commit()
+    other.commit()
+    asyncio.get_running_loop().call_soon(lambda: seen.append(len(other.machine.batches)))
+    assert (len(scene.machine.batches), other.machine.batches) == (1, [])
+    await first
+    await second
+
+    assert other.machine.batches == [(threading.current_thread().name, 1)]
+    assert seen
+    other.pool.shutdown()
+
+
+async def test_a_closed_lane_takes_no_more_turns(scene: Scene) -> None:
+    """What waits for the next turn is left to the log."""
+    other = Scene(2)
+    other.lane = scene.lane
+    waiting = [await waited_for(scene, 2), await waited_for(other, 2)]
+    scene.commit()
+    other.commit()
+    scene.lane.close()
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+    assert (other.machine.batches, scene.lane._turn) == ([], False)
+    await waiting[0]
+    waiting[1].cancel()
+    other.pool.shutdown()
+
+
 LARGE_EFFECTS = {
     "a collection goes": DropCollection(1),
     "a graph goes": DropGraph(5),

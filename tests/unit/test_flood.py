@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.flood import LOOK_S, ROWS_PER_S, WAITING_BYTES_MAX, WAITING_MAX, Flood
+from storage import segments
+from storage.flood import (
+    LOOK_S,
+    ROWS_PER_S,
+    SEARCHED_S,
+    WAITING_BYTES_MAX,
+    WAITING_MAX,
+    Flood,
+)
 from storage.ids import encode_id
 from storage.index_set import IndexSet
 
@@ -39,12 +47,23 @@ def test_large_rows_wait_in_smaller_numbers():
     assert not flooded(row_bytes=row_bytes).lasts(2000, waiting, 10 + LOOK_S / 2)
 
 
-def test_a_search_ends_the_waiting_at_once():
-    """Nobody who searches pays for rows that could be built."""
+def test_a_search_has_segments_made():
+    """Who searches is not to compare thousands of rows; fewer can still wait."""
     flood = flooded()
     flood.searched = True
 
-    assert not flood.lasts(2000, 1000, 10 + LOOK_S / 2)
+    assert flood.lasts(2000, 1000, 10 + LOOK_S / 2)
+    assert not flood.lasts(2000, 1000, 10 + LOOK_S / 2, segment_due=True)
+
+
+def test_a_search_is_remembered_for_a_while():
+    """Nobody makes segments when nobody has searched lately."""
+    flood = flooded()
+    flood.searched = True
+    later_s = 10 + SEARCHED_S + LOOK_S
+    assert flood.lasts(1000, 1000, 10.0)
+
+    assert flood.lasts(1000 + 10 * FAST, 1000, later_s, segment_due=True)
 
 
 @given(st.integers(0, 10**6), st.floats(0, 10))
@@ -76,16 +95,20 @@ class TestInASet:
         index.defer(0, [(n + 1, 1, encode_id(n), row.tobytes()) for n, row in enumerate(vectors)])
         return index
 
-    def test_rows_wait_and_are_found(self, index):
-        """A search finds what waits, and lets the builder go on."""
+    def test_rows_wait_and_are_found(self, index, monkeypatch):
+        """A search finds what waits, and has segments made of many rows."""
         self.indexes._build()
         assert index.tail_size == 500
 
         found = index.search(self.vectors[7], 1)
         self.indexes._build()
+        assert index._state.covered == 0
+        monkeypatch.setattr(segments, "ROWS_MIN", 400)
+        self.indexes._build()
 
         assert [hit.id for hit in found] == [encode_id(7)]
-        assert index.tail_size == 0
+        assert index._state.covered == index.tail_size == 500
+        assert [hit.id for hit in index.search(self.vectors[7], 1)] == [encode_id(7)]
 
     def test_rows_are_built_when_the_flood_has_ended(self, index):
         """Nobody has to search for that."""
