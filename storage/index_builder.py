@@ -40,6 +40,10 @@ HOLD_QUIET_S: Final = 0.005
 QUIET_AFTER_S: Final = 1.0
 GARBAGE_MAX: Final = 0.3
 _BATCH_ROWS: Final = 8
+_ROW_S_FIRST: Final = 0.002
+"""A graph may be large and cold when its first rows come; a batch that is too small costs little."""
+_NEWS: Final = 0.25
+"""The weight of the last batch in what a row is expected to take."""
 _BATCH_ROWS_MAX: Final = 512
 _THREAD_ROWS: Final = 16
 """hnswlib uses several threads only for batches of more than 4 rows a thread."""
@@ -56,7 +60,7 @@ class Builder:
         self._state = state
         self._clock = clock
         self._threads = threads
-        self._row_s = 1e-4
+        self._row_s = _ROW_S_FIRST
         """What adding a row has taken lately."""
         self._reads = 0
         self._read_at_s = 0.0
@@ -174,7 +178,7 @@ class Builder:
             state.graph.add(rows[alive][new], placed.slots[new], threads=self._threads)
             if self._clock:
                 row_s = (self._clock() - started) / np.count_nonzero(new)
-                self._row_s += 0.1 * (float(row_s) - self._row_s)
+                self._row_s += _NEWS * (float(row_s) - self._row_s)
         state.advance(len(rows), placed)
         return len(rows)
 
