@@ -41,7 +41,7 @@ QUIET_AFTER_S: Final = 1.0
 GARBAGE_MAX: Final = 0.3
 _BATCH_ROWS: Final = 8
 _ROW_S_FIRST: Final = 0.002
-"""A graph may be large and cold when its first rows come; a batch that is too small costs little."""
+"""A graph may be large and cold when its first rows come, and too small a batch costs little."""
 _NEWS: Final = 0.25
 """The weight of the last batch in what a row is expected to take."""
 _BATCH_ROWS_MAX: Final = 512
