@@ -93,7 +93,7 @@ class Builder:
         One of rows that searches compare meanwhile overtakes one of small segments.
         """
         if self._is_quiet(self._clock() if self._clock else 0.0):
-            self._drafts.clear()
+            self._drafts = [each for each in self._drafts if each.first >= self._state.built]
             return 0
         state = self._state
         behind = max([state.built, *(each.last for each in state.segments)])
@@ -102,10 +102,12 @@ class Builder:
             self._drafts += [draft] if draft else []
         if not self._drafts:
             return 0
-        moved = self._drafts[-1].step(limit)
-        if segment := self._drafts[-1].segment():
+        draft = self._drafts.pop()  # one that fails lacks rows: it is begun anew
+        moved = draft.step(limit)
+        if segment := draft.segment():
             state.share(segment)
-            self._drafts.pop()
+        else:
+            self._drafts.append(draft)
         return moved
 
     def _continue_rebuild(self, rebuild: _Rebuild, limit: int) -> int:

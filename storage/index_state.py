@@ -28,7 +28,14 @@ from storage.hnsw import Hnsw
 from storage.metric import Metric
 from storage.payload_index.columns import PayloadColumns
 from storage.rwlock import ReadWriteLock
-from storage.segments import EF_CONSTRUCT_MAX, Draft, Segment, next_stretch
+from storage.segments import (
+    COVERED_BYTES_MAX,
+    COVERED_MAX,
+    EF_CONSTRUCT_MAX,
+    Draft,
+    Segment,
+    next_stretch,
+)
 from storage.seq_slots import NOWHERE, Numbers
 from storage.slots import Flags, Records, SlotTable
 
@@ -101,11 +108,12 @@ class IndexState:
 
     def advance(self, count: int, placed: Placed) -> None:
         """Let go of the tail's first rows: the graph has them now. Needs the writer's lock."""
+        before = self.segments  # one that goes frees much memory: not before the mutex is free
         with self.mutex:
             self.copies.place(placed, self.table.alive)
             self.tail.drop(count)
             self.built += count
-            self.segments = tuple(each for each in self.segments if each.last > self.built)
+            self.segments = tuple(each for each in before if each.last > self.built)
 
     @property
     def covered(self) -> int:
@@ -133,13 +141,20 @@ class IndexState:
     def segment_due(self) -> bool:
         """Whether there are enough rows, or small segments, to make another of them."""
         used = self.built + len(self.tail)
-        return self.graph is not None and bool(next_stretch(self.built, used, self.segments))
+        if self.graph is None:
+            return False
+        return next_stretch(self.built, used, self.segments, self._covered_max) is not None
+
+    @property
+    def _covered_max(self) -> int:
+        return min(COVERED_MAX, COVERED_BYTES_MAX // (4 * self.shape.dimension))
 
     def new_segment(self, behind: int = 0) -> Draft | None:
         """Begin the next segment, if it is time for one; none that begins before `behind`."""
         shape, metric = self.shape, self.metric
         with self.mutex:
-            stretch = next_stretch(self.built, self.table.used, self.segments)
+            used = self.table.used
+            stretch = next_stretch(self.built, used, self.segments, self._covered_max)
             if stretch is None or stretch[0] < behind or metric.space is None:
                 return None
             first, last = stretch
@@ -151,9 +166,10 @@ class IndexState:
 
     def share(self, segment: Segment) -> None:
         """Let searches have a segment in the place of those that it covers."""
+        replaced = self.segments  # freed when the mutex is
         with self.mutex:
-            before = [each for each in self.segments if each.last <= segment.first]
-            behind = [each for each in self.segments if each.first >= segment.last]
+            before = [each for each in replaced if each.last <= segment.first]
+            behind = [each for each in replaced if each.first >= segment.last]
             self.segments = (*before, segment, *behind)
 
     def validate(self) -> None:

@@ -12,6 +12,7 @@ searches compare its rows, and a segment is dropped when the last of its rows ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,6 +29,9 @@ from storage.slots import Flags
 ROWS_MIN: Final = 4096
 """To compare fewer rows one by one takes a search less than half a millisecond."""
 ROWS_MAX: Final = 16_384
+COVERED_MAX: Final = 131_072
+COVERED_BYTES_MAX: Final = 200 << 20
+"""Vectors that segments hold are in memory twice; what is beyond is compared."""
 MERGED: Final = 4
 """So many small segments become one, which costs a search little more than each of them did."""
 EF_CONSTRUCT_MAX: Final = 64
@@ -74,15 +78,18 @@ class Segment:
         assert np.isin(living, slots).all(), "every living row is found"
 
 
-def next_stretch(built: int, used: int, segments: Sequence[Segment]) -> tuple[int, int] | None:
+def next_stretch(
+    built: int, used: int, segments: Sequence[Segment], covered_max: int = COVERED_MAX
+) -> tuple[int, int] | None:
     """Return the slots [first, last) that the next segment is to cover, if it is time for one.
 
     The tail has the slots [built, used). Rows that no segment covers come first: each search
     compares them.
     """
     end = max([built, *(each.last for each in segments)])
-    if used - end >= ROWS_MIN:
-        return end, min(used, end + ROWS_MAX)
+    room = covered_max - sum(each.last - max(each.first, built) for each in segments)
+    if used - end >= ROWS_MIN and room >= ROWS_MIN:
+        return end, min(used, end + min(ROWS_MAX, room))
     for at in range(len(segments) - MERGED + 1):
         few = segments[at : at + MERGED]
         side_by_side = all(a.last == b.first for a, b in pairwise(few))
@@ -104,21 +111,29 @@ Nearest = tuple[Segment, list[Numbers], list[Keys]]
 """What a segment found for each of n queries, labels and keys."""
 
 
-def nearest(segments: Sequence[Segment], vectors: Matrix, reach: Reach) -> list[Nearest]:
-    """Search segments for each of vectors[n, dimension]; some may not answer.
+def nearest(
+    segments: Sequence[tuple[Segment, int]], vectors: Matrix, reach: Reach
+) -> list[Nearest]:
+    """Search segments, each with how many of its rows live, for each of vectors[n, dimension].
+
+    Some may not answer. Where rows have died a search is as much wider as they are many.
 
     Few rows of a segment are among the nearest of all, as a rule, and for these a narrow search
     does. Where it finds that they are not few, it is done again as wide as the large graph's.
     """
     found = []
-    for segment in segments:
-        answer = _ask(segment, vectors, max(reach.limit, reach.width // _NARROW))
+    for segment, living in segments:
+        assert 0 < living <= segment.last - segment.first, "one without living rows is not asked"
+        dead = (segment.last - segment.first) / living
+        narrow = max(2 * reach.limit, reach.width // _NARROW)
+        answer = _ask(segment, vectors, math.ceil(narrow * dead))
         if answer is None:
             continue
         many = (answer[1] < reach.bounds[:, None]).sum(axis=1) * _FEW > reach.limit
         labels, keys = list(answer[0]), list(answer[1])
         again = np.flatnonzero(many)
-        if len(again) and (wide := _ask(segment, vectors[again], reach.width)):
+        wide = _ask(segment, vectors[again], math.ceil(reach.width * dead)) if len(again) else None
+        if wide is not None:
             for at, its_labels, its_keys in zip(again.tolist(), *wide, strict=True):
                 labels[at], keys[at] = its_labels, its_keys
         found.append((segment, labels, keys))

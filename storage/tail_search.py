@@ -48,8 +48,10 @@ def ask_segments(state: IndexState, vectors: Matrix, reach: Reach) -> list[Neare
         return []
     with state.mutex:
         alive = state.table.alive
-        living = [each for each in state.segments if alive[each.first : each.last].any()]
-    return nearest(living, vectors, reach)
+        counted = [
+            (each, int(np.count_nonzero(alive[each.first : each.last]))) for each in state.segments
+        ]
+    return nearest([each for each in counted if each[1]], vectors, reach)
 
 
 def near(found: Sequence[Nearest], query: int) -> list[Near]:
@@ -70,8 +72,8 @@ def tail_of(state: IndexState, admitted: Admitted) -> Tail | None:
         return None
     flags = admitted.flags(np.arange(state.built, state.table.used))
     slots, keys = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-    part = _Part(state.built, state.tail.views(), flags)
-    return Tail(int(np.count_nonzero(flags)), slots, keys, [part])
+    part = _part(state, state.built, flags)
+    return Tail(int(np.count_nonzero(flags)), slots, keys, [part] if part else [])
 
 
 def tail_beside(state: IndexState, found: Sequence[Near], limit: int) -> Tail | None:
@@ -93,9 +95,9 @@ def tail_beside(state: IndexState, found: Sequence[Near], limit: int) -> Tail | 
         living &= mine >= state.built
         slots.append(mine[living][:limit])
         keys.append(its_keys[living][:limit])
-        parts.append(_part(state, at, segment.first))
+        parts.append(_part(state, at, alive[at : segment.first]))
         at = segment.last
-    parts.append(_part(state, at, state.table.used))
+    parts.append(_part(state, at, alive[at : state.table.used]))
     count = int(np.count_nonzero(alive[state.built : state.table.used]))
     compared = [part for part in parts if part is not None]
     return Tail(count, np.concatenate(slots), np.concatenate(keys), compared)
@@ -120,8 +122,13 @@ def best_of(tails: Sequence[Tail], metric: Metric, queries: Matrix) -> list[tupl
     return [(np.concatenate(a), np.concatenate(b)) for a, b in zip(slots, keys, strict=True)]
 
 
-def _part(state: IndexState, first: int, last: int) -> _Part | None:
-    if last <= first:
+def _part(state: IndexState, first: int, flags: Flags) -> _Part | None:
+    """Return the rows from slot `first` on, as far as they lie between two admitted ones."""
+    places = np.flatnonzero(flags)
+    if not len(places):
         return None
-    views = state.tail.views(first - state.built, last - state.built)
-    return _Part(first, views, state.table.alive[first:last].copy())
+    start, stop = int(places[0]), int(places[-1]) + 1
+    offset = first - state.built
+    return _Part(
+        first + start, state.tail.views(offset + start, offset + stop), flags[start:stop].copy()
+    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Final
 
 import orjson
@@ -192,14 +193,14 @@ class _Deadlines:
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         now_s = loop.time()
-        while self._awaited:
-            answer, due_s = next(iter(self._awaited.items()))
-            if due_s > now_s:
-                loop.call_later(due_s - now_s, self._look)
-                return
+        late = list(takewhile(lambda each: self._awaited[each] <= now_s, self._awaited))
+        for answer in late:
             del self._awaited[answer]
+        self._armed = bool(self._awaited)
+        if self._awaited:
+            loop.call_later(next(iter(self._awaited.values())) - now_s, self._look)
+        for answer in late:
             answer.too_late()
-        self._armed = False
 
 
 class _Answer:

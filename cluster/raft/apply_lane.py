@@ -156,6 +156,13 @@ class ApplyLane:
         self._turn = bool(self._ready) and not self._closed
         if not self._turn:
             return
+        try:
+            self._take_turn()
+        except Exception as error:  # noqa: BLE001  # no turn would follow: the node must stop
+            self._fail(error)
+        self._loop.call_soon(self._go_on)
+
+    def _take_turn(self) -> None:
         turn_ends_s = self._clock() + TURN_S
         while self._ready and not self._closed:
             replica = self._ready.popleft()
@@ -165,7 +172,6 @@ class ApplyLane:
                 self.submit(partial(self._apply, replica))
             if self._clock() >= turn_ends_s:
                 break
-        self._loop.call_soon(self._go_on)
 
     def _may_apply_here(self, replica: Replica) -> bool:
         return (

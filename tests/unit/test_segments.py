@@ -317,8 +317,82 @@ def test_nobody_searches_and_no_segment_is_made():
 
     now[0] += 2.0
     index.build(8)
+    assert index._builder._drafts, "somebody may search again soon"
+    index.build(8)
 
-    assert not index._builder._drafts
+    assert not index._builder._drafts, "the graph has its first rows"
     assert index.stats().graph > 0
     assert not index._state.segments
     build(index)
+
+
+def until_covered(index):
+    """Build until there is a segment."""
+    while not index._state.segments:
+        index.build(10)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_segment_that_could_not_grow_is_begun_anew(monkeypatch):
+    """Rows that it lacks would be found by nobody."""
+    real, failures = Hnsw.add, [MemoryError("the graph could not grow")]
+
+    def add(graph, rows, slots, *, threads=1):
+        if slots[0] >= 30 and failures:
+            raise failures.pop()
+        real(graph, rows, slots, threads=threads)
+
+    monkeypatch.setattr(Hnsw, "add", add)
+    index = make(clock=lambda: 0.0)
+    vectors = draw_vectors(100, seed=12)
+    index.upsert(0, [row(n, vectors[n]) for n in range(100)])
+    index.search(vectors[0], 1)
+    with pytest.raises(MemoryError):
+        until_covered(index)
+    until_covered(index)
+
+    index.validate()
+    assert all(index.search(vectors[n], 1)[0].seq == n for n in range(100))
+
+
+def test_segments_have_a_bounded_share_of_memory():
+    """Rows beyond are compared; what has moved into the large graph makes room again."""
+    covered = segments_of(ROWS_MAX, ROWS_MIN)
+    used = covered[-1].last + 10 * ROWS_MAX
+    most = ROWS_MAX + 3 * ROWS_MIN
+
+    assert next_stretch(0, used, covered, most) == (
+        covered[-1].last,
+        covered[-1].last + 2 * ROWS_MIN,
+    )
+    assert next_stretch(0, used, covered, ROWS_MAX + 2 * ROWS_MIN - 1) is None
+    assert next_stretch(ROWS_MAX, used, covered, ROWS_MAX) is not None
+
+
+@pytest.mark.usefixtures("small")
+def test_rows_that_all_died_are_not_compared(monkeypatch):
+    """Nor does a segment that has lost many of its rows fall back to comparing the rest."""
+    index = make(clock=lambda: 0.0)
+    vectors = draw_vectors(600, seed=13)
+    index.upsert(0, [row(n, vectors[n]) for n in range(200)])
+    while index.tail_size:
+        index.build(64)
+    index.search(vectors[0], 1)
+    index.upsert(0, [row(n, vectors[n]) for n in range(200, 600)])
+    while index._state.segment_due or index._builder._drafts:
+        index.build(64)
+    index.remove(0, [n for n in range(200, 600) if n < 300 or n % 3])
+    compared = []
+    real = Metric.keys_many
+
+    def keys_many(metric, rows, queries, out):
+        compared.append(len(rows))
+        real(metric, rows, queries, out)
+
+    monkeypatch.setattr(Metric, "keys_many", keys_many)
+    for limit in (1, 10, 30):
+        hits = index.search(vectors[450], limit)
+        assert len(hits) == limit
+        assert hits[0].seq == 450
+
+    assert sum(compared) == 0
