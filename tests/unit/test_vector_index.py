@@ -553,7 +553,7 @@ class SlowGraph:
     """Stands before the graph's `add`: a row takes 0.2 ms of the clock, which stands still else."""
 
     def __init__(self, monkeypatch):
-        self.now_s, self.added = 0.0, []
+        self.now_s, self.added = 0.0, list[int]()
         real = Hnsw.add
 
         def add(graph, rows, slots, *, threads=1):
