@@ -38,6 +38,8 @@ ROUNDS: Final = 16
 SAMPLE_EVERY: Final = 4
 ROWS_MIN: Final = 10_000
 """A smaller graph is searched in no time by any width."""
+TAIL_MAX: Final = 256
+"""Rows that wait for the graph beside which it is measured: each search of a round compares them."""
 GROWTH: Final = 1.5
 """A graph that has grown by as much is measured anew."""
 _STEPS_BACK: Final = 2

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from storage.beam_width import DEFAULT_EF, NEIGHBOURS
+from storage.beam_width import DEFAULT_EF, NEIGHBOURS, TAIL_MAX
 from storage.flood import Flood
 from storage.index_builder import Builder, Clock, needs_rebuild
 from storage.index_search import EVERYTHING, Ask, check_asked, search, search_many
@@ -269,10 +269,9 @@ class VectorIndex:
                 self._changed()
 
     def tune(self) -> bool:
-        """Measure the default beam width, for about a second, if it is time to; return if so."""
-        state = self._state
-        rows = state.graph_count
-        if not state.beam.is_due(rows):
+        """Measure the default beam width, for a second, unless rows pour in; return if so."""
+        state, rows = self._state, self._state.graph_count
+        if not state.beam.is_due(rows) or self._tail_size > TAIL_MAX:
             return False
 
         def nearest(vector: Keys, ef: int) -> list[tuple[int, int]]:

@@ -151,6 +151,11 @@ def test_an_index_measures_itself_by_the_queries_that_come():
     index.search_many(queries, 10, ef=50)
     assert not index.tune()
     index.search_many(queries[-1:], 10)
+    more = enumerate(rng.normal(size=(300, 8)).astype("<f4"), len(rows))
+    index.upsert(0, [(n, 1, encode_id(n), row.tobytes()) for n, row in more])
+    assert not index.tune(), "rows that pour in come first"
+    while index.build(1000):
+        pass
     assert index.tune()
     assert not index.tune()
     for _ in range(ROUNDS - 1):
