@@ -12,7 +12,8 @@ A share of a few hundred queries may err by a hundredth, and a beam for a hundre
 slower. So rounds of measuring follow each other, their results are added up, and the width becomes
 as narrow as what is known by then allows.
 
-Pure but for the searches that it is given, and deterministic: each `SAMPLE_EVERY`-th query is kept.
+Pure but for the searches that it is given, and deterministic: each `SAMPLE_EVERY`-th query is kept,
+later fewer.
 """
 
 from __future__ import annotations
@@ -36,10 +37,13 @@ SAMPLES: Final = 256
 ROUNDS: Final = 16
 """After so many rounds a graph is left alone: the error of a share like 0.97 is about 0.0013."""
 SAMPLE_EVERY: Final = 4
+SAMPLE_LATER_EVERY: Final = 256
+"""After `EARLY_ROUNDS`: what a round takes, a second, is then little of a busy node's time."""
+EARLY_ROUNDS: Final = 4
 ROWS_MIN: Final = 10_000
 """A smaller graph is searched in no time by any width."""
 TAIL_MAX: Final = 256
-"""Rows that wait for the graph beside which it is measured: each search of a round compares them."""
+"""Rows that wait for the graph beside which it is measured: every search compares them."""
 GROWTH: Final = 1.5
 """A graph that has grown by as much is measured anew."""
 _STEPS_BACK: Final = 2
@@ -87,7 +91,10 @@ class BeamWidth:
     def note(self, query: Keys, rows: int) -> bool:
         """Take notice of a query of a graph of so many rows; True: it is time to measure."""
         self._seen += 1
-        if self._seen % SAMPLE_EVERY or len(self._samples) >= SAMPLES or not self._is_new(rows):
+        early = self._rounds < EARLY_ROUNDS or self._has_grown(rows)
+        if self._seen % (SAMPLE_EVERY if early else SAMPLE_LATER_EVERY):
+            return False
+        if len(self._samples) >= SAMPLES or not self._is_new(rows):
             return False
         self._samples.append(query.copy())
         return self.is_due(rows)
