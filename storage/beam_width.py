@@ -10,7 +10,8 @@ are enough queries the width is `DEFAULT_EF`.
 
 A share of a few hundred queries may err by a hundredth, and a beam for a hundredth more is a fifth
 slower. So rounds of measuring follow each other, their results are added up, and the width becomes
-as narrow as what is known by then allows.
+as narrow as what is known by then allows. What is known is kept with the graph (`beam_file`), so a
+node that starts again goes on where it was; queries that wait for a round are not.
 
 Pure but for the searches that it is given, and deterministic: each `SAMPLE_EVERY`-th query is kept,
 later fewer.
@@ -21,6 +22,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Final, NamedTuple
+
+import msgspec
 
 from storage.metric import Keys
 
@@ -46,6 +49,8 @@ TAIL_MAX: Final = 256
 """Rows that wait for the graph beside which it is measured: every search compares them."""
 GROWTH: Final = 1.5
 """A graph that has grown by as much is measured anew."""
+_ROWS_MAX: Final = 1 << 31
+_ROUNDING: Final = 1.0 + 1e-9
 _STEPS_BACK: Final = 2
 """A round begins with a width that is narrower by so many steps than the one before it chose."""
 
@@ -74,6 +79,41 @@ class Recalls(NamedTuple):
         variance = max(0.0, self.squares / self.queries - mean * mean)
         return mean - math.sqrt(variance / self.queries) >= RECALL_MIN
 
+    @property
+    def are_possible(self) -> bool:
+        """Whether they may be the sums of some recalls; NaN never is."""
+        return (
+            self.queries > 0
+            and 0.0 <= self.total <= self.queries * _ROUNDING
+            and 0.0 <= self.squares <= self.total * _ROUNDING
+            and self.total * self.total <= self.squares * self.queries * _ROUNDING
+        )
+
+
+class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the rounds have found of a graph."""
+
+    width: int
+    rows: int
+    """Rows of the graph when its first round was measured."""
+    rounds: int
+    recalls: dict[int, Recalls]
+    """By width, over all rounds of this graph."""
+
+    def check(self) -> None:
+        """Raise ValueError unless rounds may have found this."""
+        queries_max = 2 * SAMPLES * ROUNDS  # threads that note at once may keep some more
+        if not (ROWS_MIN <= self.rows < _ROWS_MAX and 0 < self.rounds <= ROUNDS):
+            raise ValueError("no graph is measured so")
+        if not self.recalls.keys() <= set(WIDTHS):
+            raise ValueError("another width was measured")
+        for known in self.recalls.values():
+            if known.queries > queries_max or not known.are_possible:
+                raise ValueError("what was found contradicts itself")
+        chosen = self.recalls.get(self.width)
+        if chosen is None or not (chosen.are_enough or self.width == WIDTHS[-1]):
+            raise ValueError("the width is not what was found")
+
 
 class BeamWidth:
     """The width of one graph. `note` may be called from any thread, the rest from one."""
@@ -87,6 +127,19 @@ class BeamWidth:
         self._rounds = 0
         self._recalls: dict[int, Recalls] = {}
         """By width, over all rounds of this graph."""
+
+    @property
+    def measured(self) -> Measured | None:
+        """What is known of the graph; None before the first round."""
+        if not self._rounds:
+            return None
+        return Measured(self.width, self._rows, self._rounds, dict(self._recalls))
+
+    def restore(self, measured: Measured) -> None:
+        """Go on from what was measured, and checked, before."""
+        assert not self._rounds, "only a graph of which nothing is known"
+        self.width, self._rows, self._rounds = measured.width, measured.rows, measured.rounds
+        self._recalls = dict(measured.recalls)
 
     def note(self, query: Keys, rows: int) -> bool:
         """Take notice of a query of a graph of so many rows; True: it is time to measure."""

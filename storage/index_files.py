@@ -3,7 +3,8 @@
 hnswlib believes whatever it reads, and a flipped bit becomes a crash or, worse, wrong answers. So
 each file's length and SHA-256 stand in a manifest, which begins with its own; the graph's header
 must agree with the manifest, and the manifest with the index that asks. Whatever is wrong becomes
-an `IndexFileError`, and the caller fills an empty index from the store instead.
+an `IndexFileError`, and the caller fills an empty index from the store instead. What was measured
+of the graph stands apart from this, in `beam_file`.
 
 A save is a directory named by a number. It is written under another name, synced, and renamed; the
 highest number counts, and older ones are removed after that. Rows of the fresh tail are not saved:
@@ -27,6 +28,8 @@ from typing import Final, NoReturn
 import msgspec
 import numpy as np
 
+from storage import beam_file, signed_file
+from storage.beam_width import Measured
 from storage.digest_slots import DIGEST_ENTRY
 from storage.hnsw import Hnsw
 from storage.index_state import Image
@@ -105,6 +108,21 @@ def load(index: VectorIndex, directory: Path) -> bool:
         raise IndexFileError(f"{directory}: {error}") from error
 
 
+def save_measured(measured: Measured, directory: Path) -> bool:
+    """Write what was measured of a graph to its newest save; False if it has none.
+
+    Raises:
+        IndexFileError: it could not be written; the save is as it was.
+    """
+    try:
+        numbers = _saves(directory)
+        if numbers:
+            beam_file.write(measured, directory / str(numbers[-1]))
+        return bool(numbers)
+    except OSError as error:
+        raise IndexFileError(f"{directory}: {error}") from error
+
+
 def _write(index: VectorIndex, image: Image, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     target = directory / _UNFINISHED
@@ -120,19 +138,18 @@ def _write(index: VectorIndex, image: Image, directory: Path) -> None:
     manifest = _Manifest(
         format=FORMAT, **shape, slots=len(image.alive), rows=image.graph.count, files=files
     )
-    body = msgspec.json.encode(manifest)
-    (target / _MANIFEST).write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-    _sync(target / _MANIFEST)
-    _sync(target)
+    if image.measured is not None:
+        beam_file.write(image.measured, target)
+    signed_file.write(target / _MANIFEST, msgspec.json.encode(manifest))
     older = _saves(directory)
     target.rename(directory / str(max(older, default=0) + 1))
-    _sync(directory)
+    signed_file.sync(directory)
     for number in older:
         shutil.rmtree(directory / str(number))
 
 
 def _read(index: VectorIndex, save_directory: Path) -> Image:
-    manifest = _read_manifest(save_directory / _MANIFEST)
+    manifest = msgspec.json.decode(signed_file.read(save_directory / _MANIFEST), type=_Manifest)
     shape = index.shape
     expected = {"format": FORMAT, **shape._asdict()}
     if not expected.items() <= msgspec.structs.asdict(manifest).items():
@@ -149,14 +166,7 @@ def _read(index: VectorIndex, save_directory: Path) -> Image:
     metric = Metric(shape.distance, shape.dimension)
     graph = Hnsw(metric, m=shape.m, ef_construct=shape.ef_construct, seed=shape.seed)
     graph.load(save_directory / _GRAPH, manifest.rows)
-    return Image(graph, records, alive, stand_ins, digests)
-
-
-def _read_manifest(path: Path) -> _Manifest:
-    digest, _, body = path.read_bytes().partition(b"\n")
-    if hashlib.sha256(body).hexdigest().encode() != digest:
-        raise ValueError("the manifest is not what was written")
-    return msgspec.json.decode(body, type=_Manifest)
+    return Image(graph, records, alive, stand_ins, digests, beam_file.read(save_directory))
 
 
 def _write_graph(graph: Hnsw, path: Path) -> None:
@@ -202,11 +212,3 @@ def _describe(path: Path, *, sync: bool) -> _File:
         if sync:
             os.fsync(file.fileno())
         return _File(file.tell(), digest)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

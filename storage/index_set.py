@@ -4,7 +4,7 @@ An index is a cache of the store. What is saved may be old or unusable; `reconci
 to the store, shard by shard. The builder sleeps until an index changes, gives every index its turn,
 and saves an index when enough of its graph is new, so that a crash costs little building and a
 quiet node no work. When a load of rows is built it gives back the memory that the load took
-besides. It also measures how wide searches should look.
+besides. It also measures how wide searches should look, and adds that to the save each time.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Final
 import numpy as np
 
 from storage import allocator, index_files
+from storage.beam_width import Measured
 from storage.index_builder import Clock
 from storage.index_files import IndexFileError
 from storage.seq_slots import Numbers
@@ -215,8 +216,22 @@ class IndexSet:
         except IndexFileError as error:
             self._failed[uid] = _unsaved(index)
             log.warning("index %d is not saved: %s", uid, error)
+        self._sweep(uid, index, path)
+
+    def _save_measured(self, uid: int, index: VectorIndex, measured: Measured) -> None:
+        path = self._path(uid)
+        if path is None:
+            return
+        try:
+            index_files.save_measured(measured, path)
+        except IndexFileError as error:
+            log.warning("the beam width of index %d is not saved: %s", uid, error)
+        self._sweep(uid, index, path)
+
+    def _sweep(self, uid: int, index: VectorIndex, path: Path) -> None:
+        """Remove the files of an index that was dropped while they were written."""
         if self._indexes.get(uid) is not index:
-            shutil.rmtree(path, ignore_errors=True)  # dropped meanwhile
+            shutil.rmtree(path, ignore_errors=True)
 
     def _path(self, uid: int) -> Path | None:
         return None if self._directory is None else self._directory / str(uid)
@@ -250,10 +265,13 @@ class IndexSet:
                     self._wake.set()
                     continue
                 moved = index.build(ROWS_PER_TURN)
-                if moved or index.tune():
+                measured = None if moved else index.tune()
+                if moved or measured is not None:
                     busy, built = True, built + moved
                 if self._is_worth_saving(uid, index):
                     self._save(uid, index)
+                elif measured is not None:
+                    self._save_measured(uid, index, measured)
             self._tidy_up(built)
 
     def _may_build(self) -> bool:

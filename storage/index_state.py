@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from storage.beam_width import BeamWidth
+from storage.beam_width import BeamWidth, Measured
 from storage.copies import Copies, Placed, StandIns
 from storage.digest_slots import Entries
 from storage.fresh_tail import FreshTail
@@ -51,13 +51,14 @@ class Shape(NamedTuple):
 
 
 class Image(NamedTuple):
-    """The part of an index that is worth saving: its graph, and what is known by slot."""
+    """The part of an index that is worth saving: its graph, and what is known of it and by slot."""
 
     graph: Hnsw
     records: Records
     alive: Flags
     stand_ins: StandIns
     digests: Entries
+    measured: Measured | None
 
 
 class IndexState:
@@ -136,6 +137,8 @@ class IndexState:
             copies.known.restore(image.digests)
             self.graph, self.table, self.copies = image.graph, table, copies
             self.built = table.used
+            if image.measured is not None:
+                self.beam.restore(image.measured)
 
     @property
     def segment_due(self) -> bool:

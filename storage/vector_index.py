@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from storage.beam_width import DEFAULT_EF, NEIGHBOURS, TAIL_MAX
+from storage.beam_width import DEFAULT_EF, NEIGHBOURS, TAIL_MAX, Measured
 from storage.flood import Flood
 from storage.index_builder import Builder, Clock, needs_rebuild
 from storage.index_search import EVERYTHING, Ask, check_asked, search, search_many
@@ -268,18 +268,18 @@ class VectorIndex:
             if beam.note(query.vector, rows):
                 self._changed()
 
-    def tune(self) -> bool:
-        """Measure the default beam width, for a second, unless rows pour in; return if so."""
+    def tune(self) -> Measured | None:
+        """Measure the default beam width for a second; None if it is not due, or rows pour in."""
         state, rows = self._state, self._state.graph_count
         if not state.beam.is_due(rows) or self._tail_size > TAIL_MAX:
-            return False
+            return None
 
         def nearest(vector: Keys, ef: int) -> list[tuple[int, int]]:
             hits = search(state, Query(vector, 1.0), Ask(NEIGHBOURS, EVERYTHING, ef))
             return [(hit.shard, hit.seq) for hit in hits]
 
         state.beam.measure(rows, nearest)
-        return True
+        return state.beam.measured
 
     def is_flooded(self, now_s: float) -> bool:
         """Return whether building can wait; see `storage.flood`."""
@@ -379,7 +379,7 @@ class VectorIndex:
                 saved = state.changes - len(state.tail)
             graph = state.graph
             if graph is not None and graph.count:
-                yield Image(graph, records, alive, stand_ins, digests)
+                yield Image(graph, records, alive, stand_ins, digests, state.beam.measured)
             else:
                 yield None
             with state.mutex:
