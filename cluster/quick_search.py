@@ -106,12 +106,13 @@ class QuickSearch:
         if rows is None:
             return False
         try:
-            # The event loop looks only where it need not wait for anybody.
-            at_once = not query.with_payload and index.is_quiet
-            if not (at_once and index.payloads.is_brief(rows, ROWS_AT_ONCE)):
+            hits = None
+            if not query.with_payload and index.is_quiet:
+                row = search.vector.reshape(1, -1)
+                hits = index.filtered.at_once(row, query.limit, rows, ROWS_AT_ONCE, ef=query.ef)
+            if hits is None:
                 self._lanes.begin((Passing(index, rows), query.limit, query.ef), [search])
                 return True
-            hits = index.search_within(search.vector, query.limit, rows, ef=query.ef)
             answer = search.finish(hits)
         except Exception:  # noqa: BLE001 - the general way meets it again, and explains it
             return False

@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol, TypeVar
 import numpy as np
 
 from cluster.model import Vector
-from storage.selection import Restriction
+from storage.payload_index.selection import ByPayload
 from storage.vector_index import IndexHit, VectorIndex
 
 SEARCHES_PER_CALL_MAX: Final = 32
@@ -68,19 +68,18 @@ GroupKey = tuple[SearchableIndex, int, int | None]
 _Call = tuple[GroupKey, list[Search]]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
 class Passing:
-    """The rows of an index that pass a filter, as a lane searches them."""
+    """The rows of an index that pass a filter, as a lane searches them: those of one share calls."""
 
     index: VectorIndex
-    rows: Restriction
+    rows: ByPayload
 
     def search_many(
         self, vectors: Matrix, limit: int, *, ef: int | None = None, unit: bool = False
     ) -> list[list[IndexHit]]:
         """Return the nearest of these rows to each of vectors[n, dimension]; raises NotIndexed."""
-        del unit  # here it would spare little
-        return [self.index.search_within(each, limit, self.rows, ef=ef) for each in vectors]
+        return self.index.filtered.many(vectors, limit, self.rows, ef=ef, unit=unit)
 
 
 class SearchLanes:

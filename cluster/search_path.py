@@ -191,10 +191,11 @@ class SearchPath:
         rows = index.payloads.restriction(request.filter, None)
         bare = not (request.with_payload or request.with_vector)
         try:
-            # The event loop looks only where it need not wait for anybody.
-            at_once = alone and bare and index.is_quiet
-            if at_once and index.payloads.is_brief(rows, ROWS_AT_ONCE):
-                return finish(index.search_within(vector, limit, rows, ef=request.ef))
+            if alone and bare and index.is_quiet:
+                row = vector.reshape(1, -1)
+                hits = index.filtered.at_once(row, limit, rows, ROWS_AT_ONCE, ef=request.ef)
+                if hits is not None:
+                    return finish(hits)
             passing = Passing(index, rows)
             return await self.lanes.nearest(passing, vector, limit, request.ef, finish)
         except NotIndexed:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import struct
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -141,32 +142,34 @@ class Hnsw:
 
     def rows(self, slots: Slots) -> Matrix:
         """Return the vectors of slots that were added, as float32[n, dimension]."""
-        if self._memory is not None:
-            words = self._memory.words(self.count).take(self._places.take(slots), axis=0)
-            return np.ascontiguousarray(self._memory.vectors(words))
         rows = np.empty((len(slots), self._metric.dimension), dtype=np.float32)
-        for start in range(0, len(slots), _ROWS_PER_COPY):
-            part = slots[start : start + _ROWS_PER_COPY]
-            rows[start : start + len(part)] = self._index.get_items(part)
+        for part, vectors in self._gathered_rows(slots):
+            rows[part] = vectors
         return rows
 
     def keys(self, slots: Slots, vector: Keys) -> Keys:
         """Return the keys of slots that were added, compared one by one."""
         keys = np.empty(len(slots), dtype=np.float32)
+        for part, vectors in self._gathered_rows(slots):
+            self._metric.keys(vectors, vector, keys[part])
+        return keys
+
+    def _gathered_rows(self, slots: Slots) -> Iterator[tuple[slice, Matrix]]:
+        """Yield the vectors of slots[n] in pieces; one holds until the next is asked for."""
         if self._memory is None:
-            self._metric.keys(self.rows(slots), vector, keys)
-            return keys
+            for start in range(0, len(slots), _ROWS_PER_COPY):
+                part = slice(start, min(start + _ROWS_PER_COPY, len(slots)))
+                yield part, np.asarray(self._index.get_items(slots[part]), dtype=np.float32)
+            return
         words, places = self._memory.words(self.count), self._places.take(slots)
         step = max(1, _BYTES_PER_SCAN // self._layout.row)
         room = _scratch.rows(min(step, len(slots)), words.shape[1])
         for start in range(0, len(slots), step):
-            part = places[start : start + step]
-            gathered = room[: len(part)]
+            part = slice(start, min(start + step, len(slots)))
+            gathered = room[: part.stop - start]
             # Places are right; "clip" lets numpy write to `out` without a copy in between.
-            words.take(part, axis=0, out=gathered, mode="clip")
-            rows = self._memory.vectors(gathered)
-            self._metric.keys(rows, vector, keys[start : start + len(part)])
-        return keys
+            words.take(places[part], axis=0, out=gathered, mode="clip")
+            yield part, self._memory.vectors(gathered)
 
     @property
     def reads_in_place(self) -> bool:

@@ -27,7 +27,7 @@ import numpy as np
 
 from storage.hnsw import Hnsw, Slots
 from storage.index_state import IndexState
-from storage.metric import Keys, Matrix, Query
+from storage.metric import Keys, Matrix, Query, smallest
 from storage.segments import Reach
 from storage.selection import Admitted, Restriction, Selection
 from storage.seq_slots import Numbers
@@ -56,8 +56,6 @@ _WIDEN_MIN: Final = 2
 _WIDEN_MAX: Final = 16
 _WIDEN_MARGIN: Final = 2.0
 _UNREACHED_MIN: Final = 64
-_SORTED_MAX: Final = 256
-"""To sort so many is quicker than to look for the smallest first."""
 
 EVERYTHING: Final = Selection(None, None)
 _NO_SLOTS: Final[Numbers] = np.empty(0, dtype=np.int64)
@@ -110,7 +108,7 @@ def check_asked(limit: int, ef: int | None) -> None:
 
 def search(state: IndexState, query: Query, ask: Ask) -> list[IndexHit]:
     """Return the `limit` nearest admitted rows, best first, or all there are."""
-    beam = _first_beam(state, ask)
+    beam = first_beam(state, ask)
     while True:
         state.lock.acquire_read()
         try:
@@ -125,20 +123,20 @@ def search(state: IndexState, query: Query, ask: Ask) -> list[IndexHit]:
 def search_many(
     state: IndexState, queries: Sequence[Query], vectors: Matrix, ask: Ask
 ) -> list[list[IndexHit]]:
-    """Answer unrestricted searches with one call of hnswlib, which frees the interpreter.
+    """Answer searches that ask for the same with one call of hnswlib, which frees the interpreter.
 
     vectors[n, dimension] are those of the queries.
     """
-    assert ask.selection is EVERYTHING, "one beam serves all queries only without a selection"
     answers: list[_Found | _TooFew] = [_TooFew(0)] * len(queries)
-    beam = _first_beam(state, ask)
+    beam = first_beam(state, ask)
     state.lock.acquire_read()
     try:
         graph = state.graph
-        if graph is not None and graph.count and beam.width != beam.all:
+        if graph is not None and graph.count and beam.width not in (_FETCH, _VISIT_ALL):
             nearest = graph.query_many(vectors, min(beam.width, graph.count))
             if nearest is not None:
-                if len(queries) > 1 and (hits := _all_plain(state, queries, nearest, ask)):
+                plain = ask.selection is EVERYTHING and len(queries) > 1
+                if plain and (hits := _all_plain(state, queries, nearest, ask)):
                     return hits
                 slots, keys = nearest
                 reach = Reach(beam.young, ask.limit, bounds_of(keys, ask.limit))
@@ -183,7 +181,7 @@ def _all_plain(
     return [hits[start : start + ask.limit] for start in range(0, len(hits), ask.limit)]
 
 
-def _first_beam(state: IndexState, ask: Ask) -> _Beam:
+def first_beam(state: IndexState, ask: Ask) -> _Beam:
     count, graph = state.graph_count, state.graph
     width = max(ask.ef, ask.limit) if ask.ef is not None else max(state.beam.width, 2 * ask.limit)
     whole, expected = True, float(count)
@@ -286,7 +284,7 @@ def _compare_all(
             keys = graph.keys(distinct, query.vector)[places]
         else:
             return _TooFew(0)
-    best = _smallest(keys, ask.limit)
+    best = smallest(keys, ask.limit)
     return _Found(table.records, slots[best], keys[best], tail)
 
 
@@ -328,17 +326,9 @@ def _finish(
                 np.concatenate([slots, fresh[at][0]]),
                 np.concatenate([keys, fresh[at][1]]),
             )
-            best = _smallest(keys, limit)
+            best = smallest(keys, limit)
             slots, keys = slots[best], keys[best]
         scores = state.metric.scores(keys.tolist(), query.scale)
         hits.append(make_hits(each.records, slots, scores))
     return hits
 
-
-def _smallest(keys: Keys, limit: int) -> Numbers:
-    """Return the positions of the `limit` smallest keys, ascending; equals in their order."""
-    if len(keys) <= max(4 * limit, _SORTED_MAX):
-        return keys.argsort(kind="stable")[:limit]
-    smallest = np.partition(keys, limit - 1)[limit - 1]
-    candidates: Numbers = (keys <= smallest).nonzero()[0]
-    return candidates[keys[candidates].argsort(kind="stable")][:limit]

@@ -25,6 +25,7 @@ from storage.copies import Copies, Placed, StandIns
 from storage.digest_slots import Entries
 from storage.fresh_tail import FreshTail
 from storage.hnsw import Hnsw
+from storage.kept_rows import KeptRows
 from storage.metric import Metric
 from storage.payload_index.columns import PayloadColumns
 from storage.rwlock import ReadWriteLock
@@ -74,6 +75,8 @@ class IndexState:
         self.table = SlotTable()
         self.payloads = PayloadColumns()
         """What filters ask of the slots' payloads; it grows with the table."""
+        self.kept = KeptRows()
+        """What filters that come again have gathered."""
         self.tail = FreshTail(shape.dimension)
         self.built = 0
         self.segments: tuple[Segment, ...] = ()

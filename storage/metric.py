@@ -33,6 +33,8 @@ _SQUARE_MAX: Final = NORM_MAX**2
 _PRODUCT_BYTES: Final = 1 << 20
 _CACHED_BYTES: Final = 1 << 19
 _UNIT_TOLERANCE: Final = 1e-5
+_SORTED_MAX: Final = 256
+"""To sort so many is quicker than to look for the smallest first."""
 _SPACES: Final[dict[str, Space | None]] = {
     "Cosine": "ip",
     "Dot": "ip",
@@ -123,28 +125,38 @@ class Metric:
             self._dot(rows, query, out)
             np.negative(out, out=out)
             return
+        step = max(1, _CACHED_BYTES // (4 * self.dimension))
+        for start in range(0, len(rows), step):
+            piece = slice(start, start + step)
+            self._distances(rows[piece], query, out[piece])
+
+    def keys_many(self, rows: Matrix, queries: Matrix, out: Matrix) -> None:
+        """Write the keys of rows[n, dimension] for queries[m, dimension] to out[m, n].
+
+        A piece of the rows that is in the processor's cache is compared with all queries; all in
+        one call, since between two a thread may wait for the interpreter.
+        """
+        if self.space != "ip" or len(queries) == 1:
+            for query, keys in zip(queries, out, strict=True):
+                self.keys(rows, query, keys)
+            return
+        step, count = max(1, _CACHED_BYTES // (4 * self.dimension)), len(rows)
+        even = count - count % step
+        if even:
+            pieces = rows[:even].reshape(-1, 1, step, self.dimension)
+            keys = out[:, :even].reshape(len(queries), -1, step)
+            np.matmul(pieces, queries[:, :, None], out=keys.transpose(1, 0, 2)[..., None])
+        if even < count:
+            np.matmul(rows[even:], queries[:, :, None], out=out[:, even:, None])
+        np.negative(out, out=out)
+
+    def _distances(self, rows: Matrix, query: Keys, out: Keys) -> None:
         difference = np.subtract(rows, query)
         if self.space == "l2":
             np.einsum("ij,ij->i", difference, difference, out=out)
             return
         np.abs(difference, out=difference)
         difference.sum(axis=1, out=out)
-
-    def keys_many(self, rows: Matrix, queries: Matrix, out: Matrix) -> None:
-        """Write the keys of rows[n, dimension] for queries[m, dimension] to out[m, n].
-
-        A piece of the rows that is in the processor's cache is compared with all queries.
-        """
-        if self.space != "ip" or len(queries) == 1:
-            for query, keys in zip(queries, out, strict=True):
-                self.keys(rows, query, keys)
-            return
-        step = max(1, _CACHED_BYTES // (4 * self.dimension))
-        columns, keys = queries[:, :, None], out[:, :, None]
-        for start in range(0, len(rows), step):
-            piece = slice(start, start + step)
-            np.matmul(rows[piece], columns, out=keys[:, piece])
-        np.negative(out, out=out)
 
     def _dot(self, rows: Matrix, query: Keys, out: Keys) -> None:
         """Multiply in pieces, all in one call, since larger products would wake other threads."""
@@ -182,6 +194,15 @@ class Metric:
                 raise ValueError(f"row {row}: a vector's elements are finite numbers")
             matrix[row] = matrix[row].astype(np.float64) * (NORM_MAX * 0.999 / norm)
         return matrix
+
+
+def smallest(keys: Keys, limit: int) -> npt.NDArray[np.int64]:
+    """Return the positions of the `limit` smallest keys, ascending; equals in their order."""
+    if len(keys) <= max(4 * limit, _SORTED_MAX):
+        return keys.argsort(kind="stable")[:limit]
+    last = np.partition(keys, limit - 1)[limit - 1]
+    candidates: npt.NDArray[np.int64] = (keys <= last).nonzero()[0]
+    return candidates[keys[candidates].argsort(kind="stable")][:limit]
 
 
 def is_unit(vector: Keys, tolerance: float = 1e-6) -> bool:

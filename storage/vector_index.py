@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from storage.beam_width import DEFAULT_EF, NEIGHBOURS, TAIL_MAX, Measured
+from storage.filtered_search import FilteredSearch
 from storage.flood import Flood
 from storage.index_builder import Builder, Clock, needs_rebuild
 from storage.index_search import EVERYTHING, Ask, check_asked, search, search_many
@@ -96,6 +97,9 @@ class VectorIndex:
         self._deferred_in = self._deferred_out = 0
         """Rows ever deferred, and ever taken in: each is counted by one thread at a time."""
         self.flood = Flood(row_bytes=4 * dimension)
+        self.filtered = FilteredSearch(
+            self._state, self.payloads, self.flood, self._take_deferred
+        )
 
     @property
     def shape(self) -> Shape:

@@ -47,8 +47,8 @@ class PayloadIndex:
         self, state: IndexState, settle: Callable[[], None], changed: Callable[[], None]
     ) -> None:
         self._state = state
-        self._settle = _weakly(settle)
-        self._changed = _weakly(changed)
+        self._settle = weakly(settle)
+        self._changed = weakly(changed)
         self._fetch: FetchPayloads | None = None
         self._plans: dict[bytes, ByPayload] = {}
         self._planned_for: object = None
@@ -125,8 +125,9 @@ class PayloadIndex:
             self._plans, self._planned_for = {}, columns
         plan = self._plans.get(text)
         if plan is None and where != _EVERYTHING and not self.unindexed(where):
-            plan = self.restriction(where, None)
-            if len(text) <= _PLAN_BYTES_MAX:
+            kept = len(text) <= _PLAN_BYTES_MAX
+            plan = ByPayload(self._state.payloads, where, None, comes_again=kept)
+            if kept:
                 self._plans[text] = plan
         return plan
 
@@ -229,7 +230,7 @@ def _parts(records: np.ndarray[tuple[int], np.dtype[np.void]]) -> list[list[int]
     return [records[name].tolist() for name in ("shard", "seq", "version")]
 
 
-def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+def weakly(method: Callable[[], None]) -> Callable[[], None]:
     """Return a function that calls a bound method as long as its object lives."""
     held = WeakMethod(method)
 

@@ -27,8 +27,15 @@ class ByPayload:
     """The rows of some shards (None: of all) that pass a filter. Needs the index's mutex."""
 
     def __init__(
-        self, payloads: PayloadColumns, where: Filter, shards: Collection[int] | None
+        self,
+        payloads: PayloadColumns,
+        where: Filter,
+        shards: Collection[int] | None,
+        *,
+        comes_again: bool = False,
     ) -> None:
+        """`comes_again`: this object stands for all searches that have the filter."""
+        self.comes_again = comes_again
         self._payloads = payloads
         self._where = where
         self._shards = shards

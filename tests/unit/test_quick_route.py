@@ -95,8 +95,17 @@ class Ways:
         for wire in (self.quick, self.general):
             status, headers, decoded = await wire.ask(path, body, more)
             decoded.pop("time"), headers.pop("date"), headers.pop("content-length")
-            answers.append((status, headers, decoded))
+            answers.append((status, headers, rounded(decoded)))
         return answers
+
+
+def rounded(document):
+    """Round scores: in which order a product is added up is not the same on both ways."""
+    if isinstance(document, dict):
+        return {name: rounded(each) for name, each in document.items()}
+    if isinstance(document, list):
+        return [rounded(each) for each in document]
+    return float(f"{document:.5g}") if isinstance(document, float) else document
 
 
 @contextlib.asynccontextmanager
@@ -235,7 +244,7 @@ async def test_a_search_that_fails_at_once_is_explained_by_the_general_way(monke
             pass
         body = {**PLAIN, "filter": FILTERED[0]}
         with monkeypatch.context() as broken:
-            broken.setattr(ways.index, "search_within", fail)
+            broken.setattr("storage.filtered_search.search", fail)
             quick, general = await ways.both(QUERY, body)
         assert quick == general
         assert quick[0] == 500
