@@ -70,7 +70,7 @@ _Call = tuple[GroupKey, list[Search]]
 
 @dataclass(frozen=True, slots=True)
 class Passing:
-    """The rows of an index that pass a filter, as a lane searches them: those of one share calls."""
+    """The rows of an index that pass a filter, as a lane searches them; equal ones share calls."""
 
     index: VectorIndex
     rows: ByPayload

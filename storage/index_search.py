@@ -62,7 +62,7 @@ _NO_SLOTS: Final[Numbers] = np.empty(0, dtype=np.int64)
 _NO_KEYS: Final[Keys] = np.empty(0, dtype=np.float32)
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """Admitted rows of the graph, nearest first, and the tail of the same instant."""
 
     records: Records
@@ -71,13 +71,13 @@ class _Found(NamedTuple):
     tail: Tail | None
 
 
-class _TooFew(NamedTuple):
+class TooFew(NamedTuple):
     """What a look was not enough for: the admitted rows that it found."""
 
     admitted: int
 
 
-class _Beam(NamedTuple):
+class Beam(NamedTuple):
     """How wide to look, and from which width on to compare all admitted rows instead.
 
     `segments` are asked `young` wide; 0: the tail's rows are compared.
@@ -115,8 +115,8 @@ def search(state: IndexState, query: Query, ask: Ask) -> list[IndexHit]:
             found = _look(state, query, ask, beam)
         finally:
             state.lock.release_read()
-        if isinstance(found, _Found):
-            return _finish(state, [query], query.vector.reshape(1, -1), ask.limit, [found])[0]
+        if isinstance(found, Found):
+            return finish(state, [query], query.vector.reshape(1, -1), ask.limit, [found])[0]
         beam = _wider(beam, ask.limit, found.admitted)
 
 
@@ -127,7 +127,7 @@ def search_many(
 
     vectors[n, dimension] are those of the queries.
     """
-    answers: list[_Found | _TooFew] = [_TooFew(0)] * len(queries)
+    answers: list[Found | TooFew] = [TooFew(0)] * len(queries)
     beam = first_beam(state, ask)
     state.lock.acquire_read()
     try:
@@ -147,9 +147,9 @@ def search_many(
                 ]
     finally:
         state.lock.release_read()
-    found = {at: answer for at, answer in enumerate(answers) if isinstance(answer, _Found)}
+    found = {at: answer for at, answer in enumerate(answers) if isinstance(answer, Found)}
     chosen = [queries[at] for at in found]
-    hits = _finish(state, chosen, vectors[list(found)], ask.limit, list(found.values()))
+    hits = finish(state, chosen, vectors[list(found)], ask.limit, list(found.values()))
     finished = dict(zip(found, hits, strict=True))
     return [
         finished[at] if at in finished else search(state, query, ask)
@@ -181,9 +181,15 @@ def _all_plain(
     return [hits[start : start + ask.limit] for start in range(0, len(hits), ask.limit)]
 
 
-def first_beam(state: IndexState, ask: Ask) -> _Beam:
+def plain_width(state: IndexState, ask: Ask) -> int:
+    """Return how wide to look where every row counts."""
+    return max(ask.ef, ask.limit) if ask.ef is not None else max(state.beam.width, 2 * ask.limit)
+
+
+def first_beam(state: IndexState, ask: Ask) -> Beam:
+    """Return how wide to look first; raises NotIndexed."""
     count, graph = state.graph_count, state.graph
-    width = max(ask.ef, ask.limit) if ask.ef is not None else max(state.beam.width, 2 * ask.limit)
+    width = plain_width(state, ask)
     whole, expected = True, float(count)
     if ask.selection is not EVERYTHING:
         with state.mutex:
@@ -202,10 +208,10 @@ def first_beam(state: IndexState, ask: Ask) -> _Beam:
         ceiling, everything = count // 2, _VISIT_ALL
     beyond = ask.exact or beam > min(ceiling, count // 2)
     young = width if whole and not ask.exact else 0
-    return _Beam(everything if beyond else beam, ceiling, everything, young)
+    return Beam(everything if beyond else beam, ceiling, everything, young)
 
 
-def _wider(beam: _Beam, limit: int, admitted: int) -> _Beam:
+def _wider(beam: Beam, limit: int, admitted: int) -> Beam:
     """Return a beam that finds enough if admitted rows go on as rare as they were."""
     if beam.width == beam.all:
         return beam._replace(width=_VISIT_ALL, all=_VISIT_ALL)
@@ -214,7 +220,7 @@ def _wider(beam: _Beam, limit: int, admitted: int) -> _Beam:
     return beam._replace(width=width if width <= beam.ceiling else beam.all)
 
 
-def _look(state: IndexState, query: Query, ask: Ask, beam: _Beam) -> _Found | _TooFew:
+def _look(state: IndexState, query: Query, ask: Ask, beam: Beam) -> Found | TooFew:
     """Look once, as reader."""
     graph = state.graph
     slots, keys = _NO_SLOTS, _NO_KEYS
@@ -222,7 +228,7 @@ def _look(state: IndexState, query: Query, ask: Ask, beam: _Beam) -> _Found | _T
     if graph is not None and graph.count and not one_by_one:
         nearest = graph.query(query.vector, min(beam.width, graph.count))
         if nearest is None:
-            return _TooFew(0)
+            return TooFew(0)
         slots, keys = nearest
     reach = Reach(beam.young, ask.limit, bounds_of(keys.reshape(1, -1), ask.limit))
     found = near(ask_segments(state, query.vector.reshape(1, -1), reach), 0)
@@ -233,7 +239,7 @@ def _look(state: IndexState, query: Query, ask: Ask, beam: _Beam) -> _Found | _T
 
 def _judge(
     state: IndexState, slots: Numbers, keys: Keys, ask: Ask, found: Sequence[Near]
-) -> _Found | _TooFew:
+) -> Found | TooFew:
     """Keep the admitted ones of the graph's nearest slots; `found` are those of segments."""
     with state.mutex:
         table = state.table
@@ -242,7 +248,7 @@ def _judge(
             lead = slots[: ask.limit]
             plain = len(lead) == ask.limit and not state.copies.are_crowded(lead)
             if plain and all(table.alive.take(lead).tolist()):
-                return _Found(table.records, lead, keys[: ask.limit], None)
+                return Found(table.records, lead, keys[: ask.limit], None)
         admitted = ask.selection.at(table)
         slots, keys = state.copies.expand(slots, keys)
         flags = admitted.flags(slots)
@@ -250,9 +256,9 @@ def _judge(
         in_graph = admitted.count - (tail.admitted if tail else 0)
         places = np.flatnonzero(flags)
         if len(places) < min(ask.limit, in_graph) and state.graph_count:
-            return _TooFew(len(places))
+            return TooFew(len(places))
         places = places[: ask.limit]
-        return _Found(table.records, slots[places], keys[places], tail)
+        return Found(table.records, slots[places], keys[places], tail)
 
 
 def _tail_at(state: IndexState, ask: Ask, found: Sequence[Near], admitted: Admitted) -> Tail | None:
@@ -264,7 +270,7 @@ def _tail_at(state: IndexState, ask: Ask, found: Sequence[Near], admitted: Admit
 
 def _compare_all(
     state: IndexState, graph: Hnsw, query: Query, ask: Ask, width: int, found: Sequence[Near]
-) -> _Found | _TooFew:
+) -> Found | TooFew:
     """Compare every admitted row of the graph, unless there are more than expected to fetch."""
     with state.mutex:
         table = state.table
@@ -283,9 +289,9 @@ def _compare_all(
         elif len(distinct) * graph.row_cost <= 2 * graph.count:
             keys = graph.keys(distinct, query.vector)[places]
         else:
-            return _TooFew(0)
+            return TooFew(0)
     best = smallest(keys, ask.limit)
-    return _Found(table.records, slots[best], keys[best], tail)
+    return Found(table.records, slots[best], keys[best], tail)
 
 
 def _visit_all(state: IndexState, graph: Hnsw, query: Query, wanted: Numbers) -> Keys:
@@ -307,12 +313,12 @@ def _visit_all(state: IndexState, graph: Hnsw, query: Query, wanted: Numbers) ->
     return keys
 
 
-def _finish(
+def finish(
     state: IndexState,
     queries: Sequence[Query],
     vectors: Matrix,
     limit: int,
-    found: Sequence[_Found],
+    found: Sequence[Found],
 ) -> list[list[IndexHit]]:
     """Add the tail's best rows and resolve; needs no lock, for all it reads is immutable."""
     with_tail = [at for at, each in enumerate(found) if each.tail is not None]
@@ -331,4 +337,3 @@ def _finish(
         scores = state.metric.scores(keys.tolist(), query.scale)
         hits.append(make_hits(each.records, slots, scores))
     return hits
-

@@ -27,6 +27,7 @@ from storage.fresh_tail import FreshTail
 from storage.hnsw import Hnsw
 from storage.kept_rows import KeptRows
 from storage.metric import Metric
+from storage.own_graphs import OwnGraphs
 from storage.payload_index.columns import PayloadColumns
 from storage.rwlock import ReadWriteLock
 from storage.segments import (
@@ -77,6 +78,8 @@ class IndexState:
         """What filters ask of the slots' payloads; it grows with the table."""
         self.kept = KeptRows()
         """What filters that come again have gathered."""
+        self.own = OwnGraphs()
+        """Graphs of filters that come very often."""
         self.tail = FreshTail(shape.dimension)
         self.built = 0
         self.segments: tuple[Segment, ...] = ()
@@ -167,7 +170,9 @@ class IndexState:
             views = self.tail.views(first - self.built, last - self.built)
             alive = self.table.alive[first:last].copy()
         ef_construct = min(shape.ef_construct, EF_CONSTRUCT_MAX)
-        graph = Hnsw(metric, m=shape.m, ef_construct=ef_construct, seed=shape.seed)
+        graph = Hnsw(
+            metric, m=shape.m, ef_construct=ef_construct, seed=shape.seed, capacity=last - first
+        )
         return Draft(graph, views, alive, first)
 
     def share(self, segment: Segment) -> None:

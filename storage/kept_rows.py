@@ -15,7 +15,7 @@ Guarded by the index's mutex.
 from __future__ import annotations
 
 from typing import Final, NamedTuple
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 from storage.metric import Matrix
 from storage.payload_index.selection import ByPayload
@@ -56,9 +56,9 @@ class KeptRows:
     def __init__(self) -> None:
         self._instant: Instant | None = None
         """The one of all that is kept, and that is counted."""
-        self._kept: dict[ByPayload, Kept] = {}
+        self._kept: WeakKeyDictionary[ByPayload, Kept] = WeakKeyDictionary()
         """The one that was asked for last is last."""
-        self._asked: dict[ByPayload, int] = {}
+        self._asked: WeakKeyDictionary[ByPayload, int] = WeakKeyDictionary()
 
     def look(self, table: SlotTable) -> Instant:
         """Let go of what is not of this instant, and return it."""
@@ -78,12 +78,17 @@ class KeptRows:
         return kept
 
     def is_due(self, rows: ByPayload, table: SlotTable) -> bool:
-        """Count a search; return whether gathering would have paid by now. Raises NotIndexed."""
+        """Count a search; return whether gathering would have paid by now, and count anew.
+
+        Raises NotIndexed.
+        """
         self.look(table)
         if len(self._asked) >= _ASKED_MAX:
             self._asked.clear()
-        asked = self._asked[rows] = self._asked.get(rows, 0) + 1
-        return asked > 1 + rows.expected(table) / _GATHERING_COST
+        asked = self._asked.get(rows, 0) + 1
+        due = asked > 1 + rows.expected(table) / _GATHERING_COST
+        self._asked[rows] = 0 if due else asked
+        return due
 
     def keep(self, rows: ByPayload, kept: Kept, instant: Instant, bytes_max: int) -> None:
         """Keep what was gathered, if it is of now; what was not asked for longest has to go."""

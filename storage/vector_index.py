@@ -98,7 +98,7 @@ class VectorIndex:
         """Rows ever deferred, and ever taken in: each is counted by one thread at a time."""
         self.flood = Flood(row_bytes=4 * dimension)
         self.filtered = FilteredSearch(
-            self._state, self.payloads, self.flood, self._take_deferred
+            self._state, self.payloads, self.flood, self._take_deferred, self._changed
         )
 
     @property
@@ -233,11 +233,7 @@ class VectorIndex:
         ef: int | None = None,
         exact: bool = False,
     ) -> list[IndexHit]:
-        """Return the nearest of some rows, as `search` does.
-
-        Raises:
-            NotIndexed: the rows are those that pass a filter, and no payload indexes answer it.
-        """
+        """Return the nearest of some rows, as `search` does; raises NotIndexed, too."""
         check_asked(limit, ef)
         query = self._state.metric.query(vector)
         self.flood.searched = True
@@ -304,7 +300,7 @@ class VectorIndex:
         self._take_deferred()
         filled = self.payloads.fill()
         self.payloads.merge()
-        return filled + self._builder.build(limit)
+        return filled + self._builder.build(limit) or self.filtered.own.build(limit)
 
     @property
     def size(self) -> int:
@@ -336,7 +332,7 @@ class VectorIndex:
     def has_work(self) -> bool:
         """Whether `build` would do something."""
         building = self.tail_size > 0 or needs_rebuild(self._state) or self._builder.rebuilding
-        return building or self.payloads.has_work
+        return building or self.payloads.has_work or self.filtered.own.has_work
 
     @property
     def changes(self) -> int:

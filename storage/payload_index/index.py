@@ -26,7 +26,7 @@ from storage.seq_slots import Numbers
 FILL_ROWS: Final = 1000
 _RUN_BYTES: Final = 12
 """A key's place in its column's order."""
-_PLANS_MAX: Final = 64
+_PLANS_MAX: Final = 128
 _PLAN_BYTES_MAX: Final = 1024
 """Plans hold on to what their columns were: few are kept, and of long lists of values none."""
 _EVERYTHING: Final = Filter()
@@ -121,14 +121,19 @@ class PayloadIndex:
         nothing to read.
         """
         columns = self._state.payloads.columns
-        if self._planned_for is not columns or len(self._plans) >= _PLANS_MAX:
+        if self._planned_for is not columns:
             self._plans, self._planned_for = {}, columns
-        plan = self._plans.get(text)
-        if plan is None and where != _EVERYTHING and not self.unindexed(where):
+        plans = self._plans
+        plan = plans.pop(text, None)
+        if plan is None:
+            if where == _EVERYTHING or self.unindexed(where):
+                return None
             kept = len(text) <= _PLAN_BYTES_MAX
             plan = ByPayload(self._state.payloads, where, None, comes_again=kept)
-            if kept:
-                self._plans[text] = plan
+            if len(plans) >= _PLANS_MAX:
+                plans.pop(next(iter(plans)), None)
+        if plan.comes_again:
+            plans[text] = plan  # the one that was asked for last is last
         return plan
 
     def count(self, where: Filter, shards: Collection[int]) -> int | None:

@@ -257,6 +257,18 @@ def test_a_plan_is_kept_while_its_columns_are_there():
     assert payloads.plan(b"3", f) is None
 
 
+def test_the_plan_that_was_not_asked_for_longest_is_forgotten(monkeypatch):
+    """What many searches have stays, however many others come between."""
+    monkeypatch.setattr("storage.payload_index.index._PLANS_MAX", 3)
+    payloads = filled(10, lambda seq: {"n": seq}, NUMBERS).index.payloads
+    where = parse_filter({"must": {"key": "n", "match": {"value": 3}}})
+    first, second = payloads.plan(b"1", where), payloads.plan(b"2", where)
+    for number in range(20):
+        payloads.plan(b"other %d" % number, where)
+        assert payloads.plan(b"1", where) is first
+    assert payloads.plan(b"2", where) is not second
+
+
 def test_a_row_whose_new_version_is_on_its_way_is_waited_for():
     """The store may be ahead of the index; its payload belongs to a version yet to come."""
     twin = Twin([FieldIndex("n", "integer")])

@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from cluster.search_lanes import SEARCHES_PER_CALL_MAX, SearchLanes
+from cluster.search_lanes import SEARCHES_PER_CALL_MAX, Passing, SearchLanes
+from storage.filter_parse import parse_filter
 from storage.ids import encode_id
+from storage.payload_index.fields import FieldIndex
+from storage.payload_index.selection import ByPayload
 from storage.vector_index import VectorIndex
 
 
@@ -216,3 +219,34 @@ async def test_one_failure_fails_all_that_were_asked_together(executor):
     asked = [(near(1), ids), (near(2), broken), (near(3), broken)]
     with pytest.raises(ValueError, match="not this one"):
         await lanes.nearest_many(index, asked, 1, None)
+
+
+WHERE = {"key": "n"}
+
+
+async def test_searches_with_one_filter_share_a_call(executor):
+    """Two requests with the same filter ask the same rows; with another they are a group apart."""
+    index = VectorIndex(dimension=2, distance="Euclid")
+    index.payloads.set_fields([FieldIndex("n", "integer")], lambda *_: ())
+    payloads = [b'{"n":%d}' % n for n in range(50)]
+    rows = [(n, 1, encode_id(n), np.array([n, 0], "<f4").tobytes()) for n in range(50)]
+    index.defer(0, rows, (), payloads)
+    while index.build(50):
+        pass
+    few, none = (
+        ByPayload(
+            index._state.payloads, parse_filter({"must": WHERE | {"range": {"gte": n}}}), None
+        )
+        for n in (40, 60)
+    )
+    assert Passing(index, few) == Passing(index, few)
+    assert Passing(index, few) != Passing(index, none)
+    lanes = SearchLanes(executor, 1)
+    async with asyncio.TaskGroup() as group:
+        found = [
+            group.create_task(lanes.nearest(Passing(index, few), near(n), 2, None, ids))
+            for n in range(40, 44)
+        ]
+        nothing = group.create_task(lanes.nearest(Passing(index, none), near(1), 2, None, ids))
+    assert [sorted(each.result()) for each in found] == [[40, 41], [40, 41], [41, 42], [42, 43]]
+    assert nothing.result() == []

@@ -1,0 +1,179 @@
+"""Searches of filters' own graphs, and how these are made; see `storage.own_graphs`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+
+from storage.hnsw import Hnsw
+from storage.index_search import Ask, Found, finish, plain_width
+from storage.index_state import IndexState
+from storage.metric import Matrix, Query, smallest
+from storage.own_graphs import EF_CONSTRUCT_MAX, OwnDraft, OwnGraph
+from storage.payload_index.selection import ByPayload, NotIndexed
+from storage.seq_slots import Numbers
+from storage.slots import IndexHit
+from storage.tail_search import tail_of
+
+_BEHIND_MAX: Final = 4096
+"""Rows that came after a filter's graph was made, and are looked at by each of its searches."""
+_LIVING_MIN: Final = 0.75
+"""A graph of which fewer live finds too little with the usual width."""
+_NARROW_PART: Final = 4
+"""A search as wide as more than this part of a graph is not for few among many."""
+
+
+class OwnSearch:
+    """A part of one vector index. `changed` is called when `build` has work."""
+
+    def __init__(self, state: IndexState, changed: Callable[[], None]) -> None:
+        self._state = state
+        self._changed = changed
+        self._draft: tuple[ByPayload, OwnDraft] | None = None
+        """The graph in the making. Guarded by the state's `building`."""
+
+    def search(
+        self, rows: ByPayload, queries: Sequence[Query], vectors: Matrix, ask: Ask
+    ) -> list[list[IndexHit]] | None:
+        """Search a filter's graph for each of vectors[n, dimension], those of the queries.
+
+        None: it has none that is of use. Raises NotIndexed.
+        """
+        own = self._find(rows, ask)
+        if own is None:
+            return None
+        state = self._state
+        state.lock.acquire_read()
+        try:
+            found = _look(state, own, queries, vectors, ask)
+        finally:
+            state.lock.release_read()
+        if found is None:
+            with state.mutex:
+                state.own.drop(rows)
+            return None
+        return finish(state, queries, vectors, ask.limit, found)
+
+    def _find(self, rows: ByPayload, ask: Ask) -> OwnGraph | None:
+        """Return a filter's own graph; without one, see whether it is time to make one."""
+        state = self._state
+        if not rows.comes_again or state.graph is None:
+            return None
+        with state.mutex:
+            own = state.own.find(rows, state.table)
+            if own is not None:
+                wide = plain_width(state, ask) * _NARROW_PART > own.graph.count
+                return None if wide else own
+            due = state.own.note(rows, rows.expected(state.table), state.graph)
+        if due:
+            self._changed()
+        return None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `build` would do something."""
+        return self._draft is not None or self._state.own.due is not None
+
+    def build(self, limit: int) -> int:
+        """Add up to about `limit` rows to the graph of a filter that is due; return how many."""
+        if not self.has_work:
+            return 0
+        state = self._state
+        with state.building:
+            begun = self._draft or self._begin()
+            self._draft = None
+            if begun is None or begun[1].table is not state.table:
+                return 0
+            rows, draft = begun
+            moved = draft.step(limit, self._vectors)
+            if own := draft.graph():
+                with state.mutex:
+                    state.own.put(rows, own)
+            else:
+                self._draft = begun
+            return moved
+
+    def _begin(self) -> tuple[ByPayload, OwnDraft] | None:
+        state = self._state
+        with state.mutex:
+            rows, state.own.due = state.own.due, None
+            if rows is None:
+                return None
+            try:
+                slots = rows.at(state.table).slots()
+            except NotIndexed:
+                return None
+            slots = np.unique(state.copies.stand_ins(slots[slots < state.built]))
+            table, end = state.table, state.built
+        if not len(slots):
+            return None
+        shape, count = state.shape, len(slots)
+        ef_construct = min(shape.ef_construct, EF_CONSTRUCT_MAX)
+        graph = Hnsw(
+            state.metric, m=shape.m, ef_construct=ef_construct, seed=shape.seed, capacity=count
+        )
+        return rows, OwnDraft(table, graph, slots, end)
+
+    def _vectors(self, slots: Numbers) -> Matrix:
+        state = self._state
+        state.lock.acquire_read()
+        try:
+            assert state.graph is not None, "one that has rows stays"
+            return state.graph.rows(slots)
+        finally:
+            state.lock.release_read()
+
+
+def _look(
+    state: IndexState,
+    own: OwnGraph,
+    queries: Sequence[Query],
+    vectors: Matrix,
+    ask: Ask,
+) -> list[Found] | None:
+    """Look once, as reader."""
+    if own.table() is not state.table or state.built - own.end > _BEHIND_MAX:
+        return None
+    nearest = own.graph.query_many(vectors, plain_width(state, ask))
+    if nearest is None:
+        return None
+    found = []
+    for query, places, keys in zip(queries, *nearest, strict=True):
+        judged = _judge(state, own, query, own.slots.take(places), keys, ask)
+        if judged is None:
+            return None
+        found.append(judged)
+    return found
+
+
+def _judge(
+    state: IndexState, own: OwnGraph, query: Query, slots: Numbers, keys: Matrix, ask: Ask
+) -> Found | None:
+    """Keep of what a filter's graph found what lives, with what has come since; None: too little.
+
+    All is of one instant, at which a row that was written again is in one place.
+    """
+    graph = state.graph
+    assert graph is not None, "a filter's graph has its rows"
+    with state.mutex:
+        table = state.table
+        admitted = ask.selection.at(table)
+        slots, keys = state.copies.expand(slots, keys)
+        flags = admitted.flags(slots)
+        found = int(np.count_nonzero(flags))
+        flags &= slots < own.end
+        tail = tail_of(state, admitted)
+        behind = np.arange(own.end, state.built)
+        behind = behind[admitted.flags(behind)]
+        stand_ins = state.copies.stand_ins(behind)
+    if found < max(ask.limit, len(slots) * _LIVING_MIN):
+        return None
+    slots, keys = slots[flags], keys[flags]
+    if len(behind):
+        slots = np.concatenate([slots, behind])
+        keys = np.concatenate([keys, graph.keys(stand_ins, query.vector)])
+        best = smallest(keys, ask.limit)
+        slots, keys = slots[best], keys[best]
+    return Found(table.records, slots[: ask.limit], keys[: ask.limit], tail)
