@@ -146,8 +146,12 @@ def bodies(queries: Matrix, filters: Sequence[dict[str, Any] | None]) -> list[by
 
 
 def measure(port: int, case: Case, queries: Matrix, scores: Matrix, options: Any) -> Measured:
-    """Check what is found, then see how often it is found in a second."""
+    """Check what is found, then see how often it is found in a second.
+
+    A node learns from its searches; what it does when it has learnt is measured.
+    """
     prepared = bodies(queries, case.filters)
+    posting.run(port, PATH, prepared, options.connections, options.warm)
     requests = [load.request("POST", PATH, body) for body in prepared]
     checked = load.run(port, requests, options.connections)
     hits = wanted = 0
@@ -186,6 +190,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--seconds", type=int, default=4, help="of load, each time")
+    parser.add_argument("--warm", type=int, default=10, help="seconds of load before")
     parser.add_argument("--repeat", type=int, default=3, help="rounds; the median counts")
     options = parser.parse_args()
     points = read_points(options.data, options.rows)

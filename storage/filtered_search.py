@@ -133,7 +133,8 @@ def _gathered(state: IndexState, rows: ByPayload) -> Kept | None:
         room = room_for(graph.count, 4 * state.shape.dimension)
         with state.mutex:
             slots = rows.at(state.table).slots()
-            if len(state.tail) or len(slots) * 4 * state.shape.dimension > room:
+            needed = len(slots) * 4 * state.shape.dimension
+            if len(state.tail) or not state.kept.make_room(needed, room):
                 return None
             instant, records = state.kept.look(state.table), state.table.records
             stand_ins = state.copies.stand_ins(slots)

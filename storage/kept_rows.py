@@ -3,7 +3,8 @@
 Who stores the memories of many agents searches those of one at a time: the filter is the same all
 day, only the query differs. To list the rows that pass and to gather them from all over the graph
 takes several times as long as to compare them. So what a filter gathered is kept once it has been
-asked for so often that gathering pays, and compared with one product of matrices.
+asked for so often that gathering pays, and compared with one product of matrices. What is in use
+does not make room: of filters that take turns all would be gathered, and few found again.
 
 What is kept holds for one instant: a table to which nothing was added and from which nothing was
 taken since. The first look at another instant lets all of it go, so that nothing has to be told of
@@ -27,8 +28,8 @@ _KEPT_BYTES_MAX: Final = 256 << 20
 """All that is kept takes at most this, and that part of what the vectors of the graph take."""
 _GATHERING_COST: Final = 256
 """To gather so many rows costs about as much as a search does."""
-_ASKED_MAX: Final = 64
-"""Filters that are counted at a time."""
+_UNUSED_AFTER: Final = 1000
+"""Searches with filters after which what is kept of one is out of use."""
 
 
 class Kept(NamedTuple):
@@ -57,8 +58,11 @@ class KeptRows:
         self._instant: Instant | None = None
         """The one of all that is kept, and that is counted."""
         self._kept: WeakKeyDictionary[ByPayload, Kept] = WeakKeyDictionary()
-        """The one that was asked for last is last."""
+        self._used_at: WeakKeyDictionary[ByPayload, int] = WeakKeyDictionary()
+        """In how manieth search each was used last."""
         self._asked: WeakKeyDictionary[ByPayload, int] = WeakKeyDictionary()
+        """How often those were asked for of which nothing is kept."""
+        self._searches = 0
 
     def look(self, table: SlotTable) -> Instant:
         """Let go of what is not of this instant, and return it."""
@@ -66,15 +70,17 @@ class KeptRows:
         if instant != self._instant:
             self._instant = instant
             self._kept.clear()
+            self._used_at.clear()
             self._asked.clear()
         return instant
 
     def find(self, rows: ByPayload, table: SlotTable) -> Kept | None:
-        """Return what is kept of a filter."""
+        """Return what is kept of a filter, for a search."""
         self.look(table)
-        kept = self._kept.pop(rows, None)
+        self._searches += 1
+        kept = self._kept.get(rows)
         if kept is not None:
-            self._kept[rows] = kept
+            self._used_at[rows] = self._searches
         return kept
 
     def is_due(self, rows: ByPayload, table: SlotTable) -> bool:
@@ -83,24 +89,24 @@ class KeptRows:
         Raises NotIndexed.
         """
         self.look(table)
-        if len(self._asked) >= _ASKED_MAX:
-            self._asked.clear()
         asked = self._asked.get(rows, 0) + 1
         due = asked > 1 + rows.expected(table) / _GATHERING_COST
         self._asked[rows] = 0 if due else asked
         return due
 
+    def make_room(self, needed: int, bytes_max: int) -> bool:
+        """Let go of what is out of use, until so many bytes more fit; False: they do not."""
+        for rows, at in sorted(self._used_at.items(), key=lambda pair: pair[1]):
+            if self.bytes + needed <= bytes_max or self._searches - at <= _UNUSED_AFTER:
+                break
+            del self._kept[rows], self._used_at[rows]
+        return self.bytes + needed <= bytes_max
+
     def keep(self, rows: ByPayload, kept: Kept, instant: Instant, bytes_max: int) -> None:
-        """Keep what was gathered, if it is of now; what was not asked for longest has to go."""
-        size = kept.vectors.nbytes
-        assert size <= bytes_max, "what does not fit is not gathered"
-        if instant != self._instant:
-            return
-        self._asked.pop(rows, None)
-        self._kept.pop(rows, None)
-        while self._kept and size + self.bytes > bytes_max:
-            del self._kept[next(iter(self._kept))]
-        self._kept[rows] = kept
+        """Keep what was gathered, if it is of now and there is room still."""
+        if instant == self._instant and self.make_room(kept.vectors.nbytes, bytes_max):
+            self._kept[rows] = kept
+            self._used_at[rows] = self._searches
 
     @property
     def bytes(self) -> int:

@@ -129,23 +129,29 @@ def plans(count):
     return [ByPayload(PayloadColumns(), Filter(), None) for _ in range(count)]
 
 
-def test_what_was_not_asked_for_longest_has_to_go():
-    """Until there is room, whatever that takes; a filter has one place."""
+def test_what_is_in_use_does_not_make_room(monkeypatch):
+    """What is out of use does, until there is enough; a filter has one place."""
+    monkeypatch.setattr("storage.kept_rows._UNUSED_AFTER", 10)
     kept, table = KeptRows(), SlotTable()
     instant = kept.look(table)
     first, second, third = plans(3)
-    for plan in (first, second):
+
+    def found():
+        return [rows in kept._kept for rows in (first, second, third)]
+
+    for plan in (first, second, second):
         kept.keep(plan, keepable(10), instant, 320)
-    assert kept.find(first, table) is not None
+    assert kept.bytes == 320
+    for _ in range(10):
+        assert kept.find(second, table) is not None
+    assert not kept.make_room(16, 320)
     kept.keep(third, keepable(10), instant, 320)
-    assert [kept.find(plan, table) is not None for plan in (first, second, third)] == [1, 0, 1]
-    assert kept.bytes == 320
-    kept.keep(second, keepable(20), instant, 320)
-    assert [kept.find(plan, table) is not None for plan in (first, second, third)] == [0, 1, 0]
-    kept.keep(second, keepable(20), instant, 320)
-    assert kept.bytes == 320
-    with pytest.raises(AssertionError):
-        kept.keep(first, keepable(21), instant, 320)
+    assert found() == [True, True, False]
+    assert kept.find(second, table) is not None
+    assert not kept.make_room(321, 320)
+    assert found() == [False, True, False]
+    kept.keep(third, keepable(10), instant, 320)
+    assert found() == [False, True, True]
 
 
 def test_what_was_gathered_before_a_change_is_not_kept():
