@@ -50,6 +50,7 @@ from cluster.raft.tcp import PeerPort
 from cluster.readiness import Readiness
 from cluster.replica import Replica
 from cluster.router import Router
+from cluster.search_lanes import SEARCH_LANES
 from cluster.shard import ShardMachine
 from cluster.surroundings import REAL, Surroundings
 from storage.embedding import BundledEmbedder
@@ -109,6 +110,7 @@ class Node:
         )
         self.driver = Driver(config, self.port, self.indexing, surroundings)
         self.readers = surroundings.threads(READ_THREADS, "read")
+        self.searchers = surroundings.call_threads(SEARCH_LANES, "search")
         self.embedder = make_embedder(config)
         self.memory = MemoryGuard(config.node_id)
         self.disk = DiskGuard(config.node_id, config.disk_free_bytes_min)
@@ -148,6 +150,7 @@ class Node:
             channel=self.channel,
             indexes=self.indexes,
             executor=self.readers,
+            search_threads=self.searchers,
             clock=self.surroundings.clock,
             wall_ms=self.surroundings.wall_ms,
             request_ids=self.surroundings.identifier,
@@ -294,6 +297,7 @@ class Node:
         self.indexes.stop()
         self.indexes.save_all()
         self.readers.shutdown()
+        self.searchers.shutdown()
         self.graph_threads.shutdown()
         if self.router.checkpoints is not None:
             self.router.checkpoints.writer.close()

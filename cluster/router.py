@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, Final
 
 from cluster.batch import Share, Splitting
+from cluster.call_threads import Calls
 from cluster.catalog import Catalog, raise_refusal
 from cluster.change_feed import ChangeFeed
 from cluster.change_reader import ChangeReader
@@ -58,7 +59,7 @@ from cluster.read_path import ReadPath
 from cluster.routing import GroupReplica, Routing, ShardReplica
 from cluster.scatter import Scatter
 from cluster.scope import scope_of
-from cluster.search_lanes import SearchLanes
+from cluster.search_lanes import SEARCH_LANES, SearchLanes
 from cluster.search_path import SearchPath
 from cluster.write_commands import (
     PayloadChange,
@@ -86,9 +87,9 @@ class Router:
     `replicas` are this node's, by shard, and may grow; `metadata` is its replica of the metadata
     group, if it has one; `view` what that replica has applied. `metadata_members` are the nodes
     of that group; by default the first of `cluster_nodes`. `view_learned` is told of views that
-    a node outside the group fetched. `search_lanes`: index searches under way at a time.
-    `memory` and `disk` refuse writes that would not fit; by default all do. `graph_threads` are
-    for what takes long with graphs; `pause` lets others in while a question is answered.
+    a node outside the group fetched. `memory` and `disk` refuse writes that would not fit; by
+    default all do. Indexes are searched on `search_threads`, and what takes long with graphs is
+    done on `graph_threads`; `pause` lets others in while a question is answered.
     """
 
     config: Config
@@ -105,7 +106,7 @@ class Router:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     metadata_members: Sequence[str] = ()
     view_learned: Callable[[ClusterView], None] | None = None
-    search_lanes: int = 2
+    search_threads: Calls | None = None
     memory: MemoryGuard | None = None
     disk: DiskGuard | None = None
     graph_threads: GraphThreads | None = None
@@ -113,7 +114,7 @@ class Router:
 
     def __post_init__(self) -> None:
         self._routing = self._new_routing()
-        lanes = SearchLanes(self.executor, self.search_lanes)
+        lanes = SearchLanes(self.search_threads or self.executor, SEARCH_LANES)
         self._leaders = Leaders(self._routing)
         guards = [guard for guard in (self.memory, self.disk) if guard is not None]
         self._writes = WritePath(self._routing, self._leaders, self.request_ids, guards)
@@ -128,13 +129,8 @@ class Router:
         self._collection_status = CollectionStatus(self._routing, self.indexes, self._reads)
         self._cluster_status = ClusterStatus(self._routing)
         self.graphs = self._new_graphs(scatter)
-        self.changes = ChangeFeed(
-            self._routing,
-            self._catalog,
-            self._reads,
-            ChangeReader(self._routing, self._local, scatter),
-            ChangeSignal(self._routing),
-        )
+        reader, signal = ChangeReader(self._routing, local, scatter), ChangeSignal(self._routing)
+        self.changes = ChangeFeed(self._routing, self._catalog, self._reads, reader, signal)
         self.checkpoints: Checkpoints | None = None
         self.outbox: Outbox | None = None
 

@@ -17,19 +17,22 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 
+from cluster.call_threads import Calls
 from cluster.model import Vector
 from storage.payload_index.selection import ByPayload
 from storage.vector_index import IndexHit, VectorIndex
 
 SEARCHES_PER_CALL_MAX: Final = 32
 """Bounds how long the first of a call waits for the last."""
+
+SEARCH_LANES: Final = 2
+"""With more, calls wait for the interpreter rather than for the processor."""
 
 ROWS_AT_ONCE: Final = 1500
 """So many rows are compared where the request arrives: with 1,176 of them a node on two
@@ -83,11 +86,11 @@ class Passing:
 
 
 class SearchLanes:
-    """See the module. `lanes`: searches' calls under way at the same time."""
+    """See the module. `lanes`: searches' calls under way at the same time, on these threads."""
 
-    def __init__(self, executor: Executor, lanes: int) -> None:
+    def __init__(self, threads: Calls, lanes: int) -> None:
         assert lanes > 0, "something must search"
-        self._executor = executor
+        self._threads = threads
         self._lanes = lanes
         self._mutex = threading.Lock()
         self._free = lanes
@@ -133,7 +136,7 @@ class SearchLanes:
             self._free -= started
         loop = asyncio.get_running_loop()
         for _ in range(started):
-            self._executor.submit(self._run, loop)
+            self._threads.submit(self._run, loop)
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make calls until no search waits; on a thread."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cluster.call_threads import Calls, CallThreads
 from cluster.metadata import MetadataMachine
 from cluster.raft.disk import FolderDisk
 from cluster.raft.snapshot_files import Exporter, SnapshotFiles, SnapshotStore
@@ -39,6 +40,8 @@ class Surroundings:
     random_bytes: Callable[[int], bytes] = os.urandom
     threads: Callable[[int, str], Executor] = ThreadPoolExecutor
     """Gives a pool of so many threads, by name."""
+    call_threads: Callable[[int, str], Calls] = CallThreads
+    """Gives so many threads for calls without a result, by name."""
     log_disk: Callable[[Path], Disk] = FolderDisk
     snapshots: Callable[[Path, Exporter], SnapshotStore] = SnapshotFiles
     shard: Callable[[Path, int], ShardMachine] = lambda path, ttl_ms: ShardMachine(

@@ -21,7 +21,7 @@ from tests.simulation.states import States, Watcher
 from tests.simulation.virtual_loop import Process, Threads, VirtualLoop
 
 EPOCH_MS = 1_700_000_000_000
-POOL_RATES = {"wal": 2000.0, "apply": 4000.0, "files": 300.0, "read": 3000.0}
+POOL_RATES = {"wal": 2000.0, "apply": 4000.0, "files": 300.0, "read": 3000.0, "search": 3000.0}
 """Work done per second of a thread, when the disk is well."""
 
 
@@ -107,6 +107,7 @@ class Computer:
             pause=lambda: None,
             random_bytes=process.rng.randbytes,
             threads=lambda count, name: Threads(process, count, name, self._delay_of(name)),
+            call_threads=lambda count, name: Threads(process, count, name, self._delay_of(name)),
             log_disk=lambda _: self.disk,
             snapshots=self.states.snapshots,
             shard=self.states.shard,
