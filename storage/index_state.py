@@ -167,7 +167,9 @@ class IndexState:
             views = self.tail.views(first - self.built, last - self.built)
             alive = self.table.alive[first:last].copy()
         ef_construct = min(shape.ef_construct, EF_CONSTRUCT_MAX)
-        graph = Hnsw(metric, m=shape.m, ef_construct=ef_construct, seed=shape.seed)
+        graph = Hnsw(
+            metric, m=shape.m, ef_construct=ef_construct, seed=shape.seed, capacity=last - first
+        )
         return Draft(graph, views, alive, first)
 
     def share(self, segment: Segment) -> None:
