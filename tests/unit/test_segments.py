@@ -150,10 +150,13 @@ def test_a_segments_graph_has_room_from_the_start(monkeypatch):
     take_in(state, [Arrival(0, [row(seq, each) for seq, each in enumerate(vectors)])])
 
     draft = state.new_segment()
+    assert draft is not None
     room = draft._graph._index.get_max_elements()
     draft.step(1100)
+    segment = draft.segment()
 
-    assert draft.segment().graph._index.get_max_elements() == room == 1100
+    assert segment is not None
+    assert segment.graph._index.get_max_elements() == room == 1100
 
 
 def test_searches_find_the_rows_of_segments(monkeypatch):
