@@ -36,7 +36,8 @@ class SeqSlots:
 
     def lookup(self, seqs: Numbers) -> Numbers:
         """Return the slot of each of seqs[n], `NOWHERE` for those that have none."""
-        runs = np.clip(seqs >> _PAGE_BITS, -1, len(self._directory) - 1)
+        # Of a few numbers np.clip takes three times as long.
+        runs = np.minimum(np.maximum(seqs >> _PAGE_BITS, -1), len(self._directory) - 1)
         slots: Numbers = self._pages[self._directory[runs], seqs & (_PAGE - 1)].astype(np.int64)
         return slots
 
@@ -66,7 +67,10 @@ class SeqSlots:
             grown = np.zeros(max(last + 2, 2 * len(self._directory)), dtype=np.int32)
             grown[: len(self._directory)] = self._directory
             self._directory = grown
-        missing = np.unique(runs[self._directory[runs] == 0])
+        absent = self._directory[runs] == 0
+        if not absent.any():
+            return
+        missing = np.unique(runs[absent])
         end = self._pages_used + len(missing)
         if end > len(self._pages):
             pages = np.full((max(end, 2 * len(self._pages)), _PAGE), NOWHERE, dtype=np.int32)

@@ -7,9 +7,10 @@ a cache of the store: it holds vectors and where they belong, never payloads, an
 and filled again at any time. All methods are safe to call from any thread; `upsert`, `remove` and
 `drop_shard` of one shard come from one thread at a time, in the order of the shard's log.
 
-The parts: `metric` compares, `hnsw` is the graph, `fresh_tail` holds what is not in it yet (with
-`segments`), `slots` says which row a slot is and whether it lives, `payload_index` which rows pass
-a filter, `index_search` and `tail_search` search, `index_builder` builds, `index_state` has all.
+The parts: `row_intake` lets rows in, `metric` compares, `hnsw` is the graph, `fresh_tail` has what
+is not in it yet (with `segments`), `slots` says which row a slot is and whether it lives,
+`payload_index` which rows pass a filter, `index_search` and `tail_search` search, `index_builder`
+builds, `index_state` has all.
 """
 
 from __future__ import annotations
@@ -29,20 +30,14 @@ from storage.index_builder import Builder, Clock, needs_rebuild
 from storage.index_search import EVERYTHING, Ask, check_asked, search, search_many
 from storage.index_state import Image, IndexState, Shape
 from storage.metric import Keys, Matrix, Query
-from storage.payload_index.columns import only
 from storage.payload_index.index import PayloadIndex
 from storage.payload_index.selection import NotIndexed
+from storage.row_intake import Arrival, Payloads, Row, take_in
 from storage.selection import Restriction, Selection
 from storage.seq_slots import Numbers
-from storage.slots import IndexHit, make_batch
+from storage.slots import IndexHit
 
 __all__ = ["DEFAULT_EF", "IndexHit", "IndexStats", "NotIndexed", "Row", "VectorIndex"]
-
-Row = tuple[int, int, bytes, bytes]
-"""(seq, version, canonical id, little-endian float32 vector)"""
-
-Payloads = Sequence[bytes | None]
-"""Of rows: the JSON of each; empty, or None for a row: it is read from the store."""
 
 _Change = tuple[int, Sequence[Row], Sequence[int], Payloads]
 """(shard, rows to add, sequence numbers to remove, payloads of the rows)."""
@@ -115,28 +110,8 @@ class VectorIndex:
         if not rows:
             return
         self._take_deferred()
-        self._upsert(shard, rows)
+        take_in(self._state, [Arrival(shard, rows)])
         self._changed()
-
-    def _upsert(self, shard: int, rows: Sequence[Row], payloads: Payloads = ()) -> None:
-        if not rows:
-            return
-        state = self._state
-        batch, positions = make_batch(shard, rows)
-        matrix = state.metric.rows([rows[position][3] for position in positions.tolist()])
-        kept = [payloads[position] for position in positions.tolist()] if payloads else []
-        extracts = state.payloads.read(kept)
-        with state.mutex:
-            newer = state.table.newer(batch)
-            if not newer.any():
-                return
-            if not newer.all():
-                batch, matrix = batch.where(newer), matrix[newer]
-                extracts = only(extracts, newer)
-            state.bury(state.table.append(batch))
-            state.payloads.append(len(matrix), extracts)
-            state.tail.append(matrix)
-            state.changes += len(matrix)
 
     def defer(
         self,
@@ -179,9 +154,9 @@ class VectorIndex:
             fresh.setdefault(shard, []).extend(rows)
             known.setdefault(shard, []).extend(payloads or [None] * len(rows))
             gone.setdefault(shard, []).extend(removed)
-        for shard, rows in fresh.items():
-            self._upsert(shard, rows, known[shard])
-            self._remove(shard, gone[shard])
+        take_in(self._state, [Arrival(shard, rows, known[shard]) for shard, rows in fresh.items()])
+        for shard, seqs in gone.items():
+            self._remove(shard, seqs)
 
     def remove(self, shard: int, seqs: Sequence[int] | Numbers) -> None:
         """Remove rows; absent ones are passed over."""

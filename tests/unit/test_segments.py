@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from storage import segments
 from storage.fresh_tail import FreshTail, tail_keys
 from storage.hnsw import Hnsw
+from storage.index_state import IndexState, Shape
 from storage.metric import Metric
+from storage.row_intake import Arrival, take_in
 from storage.segments import MERGED, ROWS_MAX, ROWS_MIN, Draft, Segment, next_stretch
 from tests.unit.test_vector_index import (
     AgainstBruteForce,
@@ -140,6 +142,23 @@ def covered(vectors, *, built=100):
 
 
 @pytest.mark.usefixtures("small")
+def test_a_segments_graph_has_room_from_the_start(monkeypatch):
+    """To grow would stop every thread for as long as it takes."""
+    monkeypatch.setattr(segments, "ROWS_MIN", 1100)
+    vectors = draw_vectors(1100)
+    state = IndexState(Shape(vectors.shape[1], "Cosine", 8, 60, 1))
+    take_in(state, [Arrival(0, [row(seq, each) for seq, each in enumerate(vectors)])])
+
+    draft = state.new_segment()
+    assert draft is not None
+    room = draft._graph._index.get_max_elements()
+    draft.step(1100)
+    segment = draft.segment()
+
+    assert segment is not None
+    assert segment.graph._index.get_max_elements() == room == 1100
+
+
 def test_searches_find_the_rows_of_segments(monkeypatch):
     """As many of the true neighbours as without, and nothing is compared that a segment covers."""
     monkeypatch.setattr(segments, "ROWS_MIN", 500)
