@@ -81,7 +81,7 @@ class Copies:
     def are_crowded(self, slots: Numbers) -> bool:
         """Return whether one of some stand-ins stands for others than itself."""
         # Of a handful of flags a list tells sooner than numpy does.
-        return not self._plain and True in self._crowded.take(slots).tolist()
+        return not self._plain and True in self._crowded[slots].tolist()
 
     def soles(self, slots: Numbers) -> Numbers | None:
         """Return the row that each of some stand-ins stands for; None: one stands for several."""
@@ -89,13 +89,13 @@ class Copies:
             return slots
         if self._others and not self._others.keys().isdisjoint(slots.tolist()):
             return None
-        return self._soles.take(slots).astype(np.int64)
+        return self._soles[slots].astype(np.int64)
 
     def expand(self, slots: Numbers, keys: Keys) -> tuple[Numbers, Keys]:
         """Put the rows that stand-ins stand for into the place of each, with its key."""
         if not self.are_crowded(slots):
             return slots, keys
-        soles = self._soles.take(slots).astype(np.int64)
+        soles = self._soles[slots].astype(np.int64)
         found = [self._others.get(slot) for slot in slots.tolist()] if self._others else []
         if not any(found):
             return soles, keys

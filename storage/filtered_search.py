@@ -155,6 +155,6 @@ def _nearest(
     hits = []
     for query, its_keys in zip(queries, keys, strict=True):
         best = smallest(its_keys, limit)
-        scores = state.metric.scores(its_keys.take(best).tolist(), query.scale)
-        hits.append(make_hits(kept.records, kept.slots.take(best), scores))
+        scores = state.metric.scores(its_keys[best].tolist(), query.scale)
+        hits.append(make_hits(kept.records, kept.slots[best], scores))
     return hits

@@ -170,7 +170,7 @@ def _all_plain(
         return None
     with state.mutex:
         lead = state.copies.soles(slots.ravel()) if not len(state.tail) else None
-        if lead is None or not state.table.alive.take(lead).all():
+        if lead is None or not state.table.alive[lead].all():
             return None
         records = state.table.records
     scores = [
@@ -247,7 +247,7 @@ def _judge(
         if whole and not len(state.tail):
             lead = slots[: ask.limit]
             plain = len(lead) == ask.limit and not state.copies.are_crowded(lead)
-            if plain and all(table.alive.take(lead).tolist()):
+            if plain and all(table.alive[lead].tolist()):
                 return Found(table.records, lead, keys[: ask.limit], None)
         admitted = ask.selection.at(table)
         slots, keys = state.copies.expand(slots, keys)

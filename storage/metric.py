@@ -87,8 +87,7 @@ class Metric:
         prepared = _as_float32(vector)
         if prepared.shape != (self.dimension,):
             raise ValueError(f"a vector of shape {prepared.shape}, not ({self.dimension},)")
-        with np.errstate(over="ignore", invalid="ignore"):
-            square = float(prepared.dot(prepared))
+        square = _square(prepared)
         if not square < _SQUARE_MAX:
             bounded = self._bounded(prepared.reshape(1, -1))[0]
             prepared = prepared if self.space == "ip" else bounded
@@ -207,8 +206,15 @@ def smallest(keys: Keys, limit: int) -> npt.NDArray[np.int64]:
 
 def is_unit(vector: Keys, tolerance: float = 1e-6) -> bool:
     """Return whether a float32 vector's squared length is 1: by default as float32 can tell."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return abs(float(vector.dot(vector)) - 1.0) < tolerance
+    return abs(_square(vector) - 1.0) < tolerance
+
+
+def _square(vector: Keys) -> float:
+    """Return the squared norm; infinity or NaN where it is not a finite float32.
+
+    `vdot`, unlike `dot`, neither warns then nor offers the interpreter to other threads.
+    """
+    return float(np.vdot(vector, vector))
 
 
 def _norm(vector: Keys) -> float:

@@ -141,7 +141,7 @@ def _look(
         return None
     found = []
     for query, places, keys in zip(queries, *nearest, strict=True):
-        judged = _judge(state, own, query, own.slots.take(places), keys, ask)
+        judged = _judge(state, own, query, own.slots[places], keys, ask)
         if judged is None:
             return None
         found.append(judged)
