@@ -25,7 +25,8 @@ from storage.slots import IndexHit, make_hits
 _KEPT_COST: Final = 0.02
 """What comparing a row that is kept costs, in rows of a search's beam: 0.03 to 0.06 us of 3."""
 _AT_ONCE_BYTES: Final = 10 << 20
-"""Vectors that are kept are compared where a request arrives, if they are no more: in 0.2 ms."""
+"""Vectors are compared where a request arrives if they are no more: in 0.2 ms if they are kept, and
+in 5 ms if they are gathered first."""
 
 
 class FilteredSearch:
@@ -84,8 +85,9 @@ class FilteredSearch:
     ) -> list[IndexHit] | None:
         """Return the nearest to vector[1, dimension], under Cosine of length 1.
 
-        None if that takes waiting for somebody or a look at more than `rows_max` rows, or at more
-        than a few thousand that are kept; the index has to be quiet. Raises as `many`.
+        None if that takes waiting for somebody or a look at more than `rows_max` rows, fewer where
+        they are long, or at more than a few thousand that are kept; the index has to be quiet.
+        Raises as `many`.
         """
         check_asked(limit, ef)
         kept = self._kept_now(rows)
@@ -93,6 +95,7 @@ class FilteredSearch:
             self._flood.searched = True
             queries, vector = self._state.metric.queries(vector, unit=True)
             return _nearest(self._state, kept, queries, vector, limit)[0]
+        rows_max = min(rows_max, _AT_ONCE_BYTES // (4 * self._state.shape.dimension))
         if not self._payloads.is_brief(rows, rows_max):
             return None
         return self.many(vector, limit, rows, ef=ef, unit=True)[0]

@@ -63,7 +63,7 @@ class OwnGraphs:
         """How often those were asked for that have none."""
         self._searches = 0
         self.due: ByPayload | None = None
-        """For which one is to be made."""
+        """For which one is to be made or in the making; there is one at a time."""
 
     @property
     def bytes(self) -> int:
@@ -90,22 +90,26 @@ class OwnGraphs:
         if asked * _ROWS_PER_SEARCH < count:
             return False
         self._asked[rows] = 0
-        if not self._make_room(count * large.row_bytes, min(_BYTES_MAX, large.bytes // _PART)):
+        if not self.make_room(count, large):
             return False
         self.due = rows
         return True
 
-    def put(self, rows: ByPayload, own: OwnGraph) -> None:
-        """Take a graph that is complete into use."""
-        self._graphs[rows] = own
-        self._used_at[rows] = self._searches
+    def end(self, own: OwnGraph | None) -> None:
+        """Take the graph that was due into use; None: it cannot be made."""
+        rows, self.due = self.due, None
+        if rows is not None and own is not None:
+            self._graphs[rows] = own
+            self._used_at[rows] = self._searches
 
     def drop(self, rows: ByPayload) -> None:
         """Let a filter's graph go."""
         self._graphs.pop(rows, None)
         self._used_at.pop(rows, None)
 
-    def _make_room(self, needed: float, room: int) -> bool:
+    def make_room(self, count: float, large: Hnsw) -> bool:
+        """Let go of graphs out of use, until one of `count` rows fits; False: it does not."""
+        needed, room = count * large.row_bytes, min(_BYTES_MAX, large.bytes // _PART)
         unused = [
             rows
             for rows, at in sorted(self._used_at.items(), key=lambda pair: pair[1])

@@ -21,6 +21,8 @@ _BEHIND_MAX: Final = 4096
 """Rows that came after a filter's graph was made, and are looked at by each of its searches."""
 _LIVING_MIN: Final = 0.75
 """A graph of which fewer live finds too little with the usual width."""
+_WIDTH_MIN: Final = 32
+"""A narrower look would take a few dead rows for most of the graph."""
 _NARROW_PART: Final = 4
 """A search as wide as more than this part of a graph is not for few among many."""
 
@@ -31,7 +33,7 @@ class OwnSearch:
     def __init__(self, state: IndexState, changed: Callable[[], None]) -> None:
         self._state = state
         self._changed = changed
-        self._draft: tuple[ByPayload, OwnDraft] | None = None
+        self._draft: OwnDraft | None = None
         """The graph in the making. Guarded by the state's `building`."""
 
     def search(
@@ -64,7 +66,7 @@ class OwnSearch:
         with state.mutex:
             own = state.own.find(rows, state.table)
             if own is not None:
-                wide = plain_width(state, ask) * _NARROW_PART > own.graph.count
+                wide = _width(state, ask) * _NARROW_PART > own.graph.count
                 return None if wide else own
             due = state.own.note(rows, rows.expected(state.table), state.graph)
         if due:
@@ -74,7 +76,7 @@ class OwnSearch:
     @property
     def has_work(self) -> bool:
         """Whether `build` would do something."""
-        return self._draft is not None or self._state.own.due is not None
+        return self._state.own.due is not None
 
     def build(self, limit: int) -> int:
         """Add up to about `limit` rows to the graph of a filter that is due; return how many."""
@@ -82,24 +84,25 @@ class OwnSearch:
             return 0
         state = self._state
         with state.building:
-            begun = self._draft or self._begin()
-            self._draft = None
-            if begun is None or begun[1].table is not state.table:
-                return 0
-            rows, draft = begun
-            moved = draft.step(limit, self._vectors)
-            if own := draft.graph():
-                with state.mutex:
-                    state.own.put(rows, own)
-            else:
-                self._draft = begun
+            moved, own = 0, None
+            draft, self._draft = self._draft, None  # one that fails is not made
+            try:
+                draft = draft or self._begin()
+                if draft is not None and draft.table is state.table:
+                    moved = draft.step(limit, self._vectors)
+                    own = draft.graph()
+                    self._draft = draft if own is None else None
+            finally:
+                if self._draft is None:
+                    with state.mutex:
+                        state.own.end(own)
             return moved
 
-    def _begin(self) -> tuple[ByPayload, OwnDraft] | None:
+    def _begin(self) -> OwnDraft | None:
         state = self._state
         with state.mutex:
-            rows, state.own.due = state.own.due, None
-            if rows is None:
+            rows, large = state.own.due, state.graph
+            if rows is None or large is None:
                 return None
             try:
                 slots = rows.at(state.table).slots()
@@ -107,14 +110,15 @@ class OwnSearch:
                 return None
             slots = np.unique(state.copies.stand_ins(slots[slots < state.built]))
             table, end = state.table, state.built
-        if not len(slots):
-            return None
+            # Where conditions go together, more pass than were expected.
+            if not (len(slots) and state.own.make_room(len(slots), large)):
+                return None
         shape, count = state.shape, len(slots)
         ef_construct = min(shape.ef_construct, EF_CONSTRUCT_MAX)
         graph = Hnsw(
             state.metric, m=shape.m, ef_construct=ef_construct, seed=shape.seed, capacity=count
         )
-        return rows, OwnDraft(table, graph, slots, end)
+        return OwnDraft(table, graph, slots, end)
 
     def _vectors(self, slots: Numbers) -> Matrix:
         state = self._state
@@ -124,6 +128,11 @@ class OwnSearch:
             return state.graph.rows(slots)
         finally:
             state.lock.release_read()
+
+
+def _width(state: IndexState, ask: Ask) -> int:
+    """Return how wide to look in a filter's graph: enough living rows where most live."""
+    return max(plain_width(state, ask), 2 * ask.limit, _WIDTH_MIN)
 
 
 def _look(
@@ -136,7 +145,8 @@ def _look(
     """Look once, as reader."""
     if own.table() is not state.table or state.built - own.end > _BEHIND_MAX:
         return None
-    nearest = own.graph.query_many(vectors, plain_width(state, ask))
+    # The width that is measured may just have become another one.
+    nearest = own.graph.query_many(vectors, min(_width(state, ask), own.graph.count))
     if nearest is None:
         return None
     found = []

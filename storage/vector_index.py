@@ -296,7 +296,10 @@ class VectorIndex:
     @property
     def is_quiet(self) -> bool:
         """Whether a search would wait for nobody: nothing is deferred, nothing is built."""
-        return not (self._deferred or self._tail_size or self._builder.rebuilding)
+        # In this order: who takes rows in holds `_settling` before they leave `_deferred`.
+        if self._deferred or self._settling.locked():
+            return False
+        return not (self._tail_size or self._builder.rebuilding)
 
     @property
     def garbage(self) -> float:

@@ -130,9 +130,9 @@ class PayloadIndex:
                 return None
             kept = len(text) <= _PLAN_BYTES_MAX
             plan = ByPayload(self._state.payloads, where, None, comes_again=kept)
+        if plan.comes_again:
             if len(plans) >= _PLANS_MAX:
                 plans.pop(next(iter(plans)), None)
-        if plan.comes_again:
             plans[text] = plan  # the one that was asked for last is last
         return plan
 

@@ -46,6 +46,10 @@ class Filled:
         self.index.payloads.merge()
 
     @property
+    def graph(self):
+        return self.index._state.graph
+
+    @property
     def plan(self):
         plan = self.index.payloads.plan(b"where", self.where)
         assert plan is not None

@@ -1,5 +1,9 @@
 """Rows of a filter that comes again: kept side by side, never seen after they changed."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,7 +16,7 @@ from storage.metric import Metric, smallest
 from storage.payload_index.columns import PayloadColumns
 from storage.payload_index.selection import ByPayload
 from storage.slots import RECORD, SlotTable, make_batch
-from tests.unit.filled_index import DIMENSION, VECTORS, Filled
+from tests.unit.filled_index import COUNT, DIMENSION, VECTORS, Filled
 
 
 def kept_bytes(filled):
@@ -119,6 +123,51 @@ def test_at_once_means_a_look_at_few_rows_and_no_waiting(monkeypatch):
         at_once(60, limit=0)
     monkeypatch.setattr(filtered_search, "_AT_ONCE_BYTES", kept_bytes(filled) - 1)
     assert at_once(0) is None
+
+
+def test_at_once_means_few_bytes_too(monkeypatch):
+    """Of 65,536 dimensions some dozens of rows are many."""
+    filled = Filled()
+    row = VECTORS[:1] / np.linalg.norm(VECTORS[:1])
+    monkeypatch.setattr(filtered_search, "_AT_ONCE_BYTES", 60 * DIMENSION * 4 - 1)
+    assert filled.index.filtered.at_once(row, 7, filled.plan, 60, ef=None) is None
+    monkeypatch.setattr(filtered_search, "_AT_ONCE_BYTES", 60 * DIMENSION * 4)
+    assert filled.index.filtered.at_once(row, 7, filled.plan, 60, ef=None) is not None
+
+
+class Held:
+    """Rows that are taken in when the test says so."""
+
+    def __init__(self, rows):
+        self.rows = rows
+        self.begun, self.go = Event(), Event()
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __iter__(self):
+        self.begun.set()
+        assert self.go.wait(10)
+        return iter(self.rows)
+
+
+def test_an_index_is_not_quiet_while_rows_enter():
+    """What is kept knows nothing of them, and they were acknowledged."""
+    filled = Filled()
+    filled.check()
+    assert kept_bytes(filled)
+    unit = (VECTORS[0] / np.linalg.norm(VECTORS[0])).astype("<f4")
+    rows: Any = Held([(5, 9, encode_id(5), unit.tobytes())])
+    filled.index.defer(0, rows, (), [b'{"n":5}'])
+    with ThreadPoolExecutor(1) as thread:
+        taken = thread.submit(lambda: filled.index.size)
+        assert rows.begun.wait(10)
+        quiet = filled.index.is_quiet
+        rows.go.set()
+        assert taken.result(10) == COUNT
+    assert not quiet
+    filled.build()
+    assert filled.ask(unit, 1) == [[5]]
 
 
 def keepable(rows):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from storage import own_graphs
+from storage.filter_parse import parse_filter
 from storage.filters import Filter
 from storage.ids import encode_id
 from storage.own_graphs import OwnGraphs
@@ -99,8 +100,8 @@ def test_equal_vectors_share_a_row_and_are_all_found():
         filled.ask(VECTORS[:1])
     filled.build()
     assert own_of(filled).graph.count == PASSING - 100
-    (found,) = filled.ask(twin.reshape(1, -1), 60, 75)
-    assert len(set(found)) == 60
+    (found,) = filled.ask(twin.reshape(1, -1), 37, 75)
+    assert len(set(found)) == 37
     assert set(found) <= {50, *range(100, 200)}
 
 
@@ -110,6 +111,18 @@ def test_a_graph_of_which_most_died_is_let_go():
     filled.remove(range(100, 350))
     filled.check(4, EF)
     assert own_of(filled) is None
+
+
+def test_a_few_dead_rows_do_not_end_a_graph():
+    """Not even of a search that looks no wider than at what it asks for."""
+    filled = asked_often()
+    own = own_of(filled)
+    for limit in (1, 10):
+        filled.put(filled.nearest(VECTORS[:1], 2)[0])
+        filled.build()
+        (found,) = filled.ask(VECTORS[:1], limit, limit)
+        assert len(found) == limit
+        assert own_of(filled) is own
 
 
 def test_a_graph_that_is_far_behind_is_let_go(monkeypatch):
@@ -141,6 +154,40 @@ def test_a_rebuild_ends_a_graph_and_one_in_the_making():
     assert filled.index.garbage == 0.0
     assert not has_work(filled)
     filled.check(4, EF)
+
+
+def test_one_graph_is_made_at_a_time_and_once():
+    """However often it is asked for meanwhile, and whatever else."""
+    filled = Filled(below=PASSING)
+    own, making = filled.index._state.own, filled.index.filtered.own
+    for _ in range(PASSING // 4):
+        filled.ask(VECTORS[:1])
+    built = making.build(1)
+    assert 0 < built < PASSING
+    for _ in range(PASSING):
+        filled.ask(VECTORS[:1])
+        assert not own.note(ByPayload(PayloadColumns(), Filter(), None), 50.0, filled.graph)
+    while moved := making.build(64):
+        built += moved
+    assert built == PASSING
+    assert own_of(filled) is not None
+    assert not has_work(filled)
+
+
+def test_one_of_more_rows_than_there_is_room_for_is_not_made(monkeypatch):
+    """Of conditions that go together more rows pass than are expected."""
+    filled = Filled()
+    monkeypatch.setattr(own_graphs, "_BYTES_MAX", 200 * filled.graph.row_bytes)
+    half = {"key": "n", "range": {"lt": COUNT // 2}}
+    plan = filled.index.payloads.plan(b"thrice", parse_filter({"must": [half] * 3}))
+    assert plan is not None
+    assert plan.expected(filled.index._state.table) == COUNT / 8
+    for _ in range(COUNT // 8):
+        filled.index.filtered.many(VECTORS[:1], 7, plan)
+    assert has_work(filled)
+    filled.build()
+    assert not has_work(filled)
+    assert not filled.index._state.own.bytes
 
 
 def test_a_search_for_many_goes_to_the_large_graph():

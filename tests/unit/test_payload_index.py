@@ -269,6 +269,16 @@ def test_the_plan_that_was_not_asked_for_longest_is_forgotten(monkeypatch):
     assert payloads.plan(b"2", where) is not second
 
 
+def test_a_long_text_takes_no_plan_s_place(monkeypatch):
+    """It is not kept itself."""
+    monkeypatch.setattr("storage.payload_index.index._PLANS_MAX", 2)
+    payloads = filled(10, lambda seq: {"n": seq}, NUMBERS).index.payloads
+    where = parse_filter({"must": {"key": "n", "match": {"value": 3}}})
+    plans = [payloads.plan(text, where) for text in (b"1", b"2")]
+    assert payloads.plan(b"3" * 2000, where) is not None
+    assert [payloads.plan(text, where) for text in (b"1", b"2")] == plans
+
+
 def test_a_row_whose_new_version_is_on_its_way_is_waited_for():
     """The store may be ahead of the index; its payload belongs to a version yet to come."""
     twin = Twin([FieldIndex("n", "integer")])
