@@ -54,8 +54,8 @@ _ROUNDING: Final = 1.0 + 1e-9
 _STEPS_BACK: Final = 2
 """A round begins with a width that is narrower by so many steps than the one before it chose."""
 
-Search = Callable[[Keys, int], Sequence[Hashable]]
-"""Returns the NEIGHBOURS nearest rows of a query with a beam width."""
+Search = Callable[[Sequence[Keys], int], Sequence[Sequence[Hashable]]]
+"""Returns the NEIGHBOURS nearest rows of each query with a beam width."""
 
 
 class Recalls(NamedTuple):
@@ -165,7 +165,7 @@ class BeamWidth:
     def measure(self, rows: int, search: Search) -> None:
         """Set the width to the narrowest that finds enough, allowing for the samples' error."""
         queries, self._samples = self._samples, []
-        truth = [frozenset(search(query, TRUTH_WIDTH)) for query in queries]
+        truth = list(map(frozenset, search(queries, TRUTH_WIDTH)))
         if not any(truth):
             return  # all rows have died meanwhile: there is nothing to find
         first = 0
@@ -175,7 +175,7 @@ class BeamWidth:
             first = max(0, WIDTHS.index(self.width) - _STEPS_BACK)
         self._rounds += 1
         for width in WIDTHS[first:]:
-            found = zip(truth, (search(query, width) for query in queries), strict=True)
+            found = zip(truth, search(queries, width), strict=True)
             known = self._recalls.get(width, Recalls())
             shares = [len(true.intersection(hits)) / len(true) for true, hits in found if true]
             self._recalls[width] = known.plus(shares)

@@ -42,6 +42,8 @@ __all__ = ["DEFAULT_EF", "IndexHit", "IndexStats", "NotIndexed", "Row", "VectorI
 _Change = tuple[int, Sequence[Row], Sequence[int], Payloads]
 """(shard, rows to add, sequence numbers to remove, payloads of the rows)."""
 
+_MEASURED_AT_ONCE: Final = 16
+"""Queries of a call, after which the builder's thread has to get the interpreter again."""
 _DEFERRED_MAX: Final = 4096
 """Rows that may wait; what exceeds them is work for the writer."""
 
@@ -249,9 +251,13 @@ class VectorIndex:
         if not state.beam.is_due(rows) or self._tail_size > TAIL_MAX:
             return None
 
-        def nearest(vector: Keys, ef: int) -> list[tuple[int, int]]:
-            hits = search(state, Query(vector, 1.0), Ask(NEIGHBOURS, EVERYTHING, ef))
-            return [(hit.shard, hit.seq) for hit in hits]
+        def nearest(vectors: Sequence[Keys], ef: int) -> list[list[tuple[int, int]]]:
+            ask, found = Ask(NEIGHBOURS, EVERYTHING, ef), []
+            for start in range(0, len(vectors), _MEASURED_AT_ONCE):
+                part = vectors[start : start + _MEASURED_AT_ONCE]
+                queries = [Query(vector, 1.0) for vector in part]
+                found += search_many(state, queries, np.stack(part), ask)
+            return [[(hit.shard, hit.seq) for hit in hits] for hits in found]
 
         state.beam.measure(rows, nearest)
         return state.beam.measured

@@ -104,8 +104,9 @@ def round_of(beam, rows, chances):
     chance = random.Random(beam.width)
     beam.measure(
         rows,
-        lambda _, width: [
-            n for n in range(NEIGHBOURS) if chance.random() < chances.get(width, 1.0)
+        lambda queries, width: [
+            [n for n in range(NEIGHBOURS) if chance.random() < chances.get(width, 1.0)]
+            for _ in queries
         ],
     )
     return beam.width

@@ -33,6 +33,11 @@ def filled(rows=ROWS_MIN):
     return beam
 
 
+def for_each(search):
+    """Return a search of several queries."""
+    return lambda queries, width: [search(query, width) for query in queries]
+
+
 def finds(enough_at):
     """Return a search that finds all from a width on, and half of it below."""
 
@@ -40,7 +45,7 @@ def finds(enough_at):
         count = NEIGHBOURS if width >= enough_at else NEIGHBOURS // 2
         return range(count)
 
-    return search
+    return for_each(search)
 
 
 def see(beam, rows):
@@ -91,11 +96,11 @@ def test_rounds_add_up():
         return range(NEIGHBOURS)
 
     beam = filled()
-    beam.measure(ROWS_MIN, search)
+    beam.measure(ROWS_MIN, for_each(search))
     assert beam.width == 68
     for _ in range(ROUNDS - 1):
         see(beam, ROWS_MIN)
-        beam.measure(ROWS_MIN, search)
+        beam.measure(ROWS_MIN, for_each(search))
 
     assert beam.width == 64
 
@@ -132,7 +137,7 @@ def test_when_nothing_is_enough_the_widest_is_taken():
 def test_where_nothing_is_left_to_find_nothing_is_learnt():
     """Rows that were all deleted meanwhile end no measurement with an error; it is made later."""
     beam = filled()
-    beam.measure(ROWS_MIN, lambda _query, _width: [])
+    beam.measure(ROWS_MIN, for_each(lambda _query, _width: []))
 
     assert beam.width == DEFAULT_EF
     assert see(beam, ROWS_MIN)[-1]
