@@ -35,6 +35,7 @@ from storage.hnsw import Hnsw
 from storage.index_state import Image
 from storage.metric import Metric
 from storage.slots import RECORD
+from storage.state_layout import sync_path
 from storage.vector_index import VectorIndex
 
 FORMAT: Final = 1
@@ -143,7 +144,7 @@ def _write(index: VectorIndex, image: Image, directory: Path) -> None:
     signed_file.write(target / _MANIFEST, msgspec.json.encode(manifest))
     older = _saves(directory)
     target.rename(directory / str(max(older, default=0) + 1))
-    signed_file.sync(directory)
+    sync_path(directory)
     for number in older:
         shutil.rmtree(directory / str(number))
 

@@ -98,6 +98,13 @@ class IndexState:
         shape = self.shape
         return Hnsw(self.metric, m=shape.m, ef_construct=shape.ef_construct, seed=shape.seed)
 
+    def small_graph(self, rows: int) -> Hnsw:
+        """Return an empty graph with room for so many rows, a small part of all."""
+        shape, ef_construct = self.shape, min(self.shape.ef_construct, EF_CONSTRUCT_MAX)
+        return Hnsw(
+            self.metric, m=shape.m, ef_construct=ef_construct, seed=shape.seed, capacity=rows
+        )
+
     @property
     def graph_count(self) -> int:
         """Rows in the graph, dead ones included."""
@@ -160,20 +167,15 @@ class IndexState:
 
     def new_segment(self, behind: int = 0) -> Draft | None:
         """Begin the next segment, if it is time for one; none that begins before `behind`."""
-        shape, metric = self.shape, self.metric
         with self.mutex:
             used = self.table.used
             stretch = next_stretch(self.built, used, self.segments, self._covered_max)
-            if stretch is None or stretch[0] < behind or metric.space is None:
+            if stretch is None or stretch[0] < behind or self.metric.space is None:
                 return None
             first, last = stretch
             views = self.tail.views(first - self.built, last - self.built)
             alive = self.table.alive[first:last].copy()
-        ef_construct = min(shape.ef_construct, EF_CONSTRUCT_MAX)
-        graph = Hnsw(
-            metric, m=shape.m, ef_construct=ef_construct, seed=shape.seed, capacity=last - first
-        )
-        return Draft(graph, views, alive, first)
+        return Draft(self.small_graph(last - first), views, alive, first)
 
     def share(self, segment: Segment) -> None:
         """Let searches have a segment in the place of those that it covers."""

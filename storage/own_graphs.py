@@ -30,7 +30,6 @@ from storage.slots import SlotTable
 
 ROWS_MIN: Final = 2048
 """Fewer are compared in less time than a graph takes."""
-EF_CONSTRUCT_MAX: Final = 64
 _PART: Final = 8
 _BYTES_MAX: Final = 256 << 20
 """Of all these graphs together, and what part of the large graph that is."""

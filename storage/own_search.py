@@ -7,11 +7,10 @@ from typing import Final
 
 import numpy as np
 
-from storage.hnsw import Hnsw
 from storage.index_search import Ask, Found, finish, plain_width
 from storage.index_state import IndexState
 from storage.metric import Matrix, Query, smallest
-from storage.own_graphs import EF_CONSTRUCT_MAX, OwnDraft, OwnGraph
+from storage.own_graphs import OwnDraft, OwnGraph
 from storage.payload_index.selection import ByPayload, NotIndexed
 from storage.seq_slots import Numbers
 from storage.slots import IndexHit
@@ -113,12 +112,7 @@ class OwnSearch:
             # Where conditions go together, more pass than were expected.
             if not (len(slots) and state.own.make_room(len(slots), large)):
                 return None
-        shape, count = state.shape, len(slots)
-        ef_construct = min(shape.ef_construct, EF_CONSTRUCT_MAX)
-        graph = Hnsw(
-            state.metric, m=shape.m, ef_construct=ef_construct, seed=shape.seed, capacity=count
-        )
-        return OwnDraft(table, graph, slots, end)
+        return OwnDraft(table, state.small_graph(len(slots)), slots, end)
 
     def _vectors(self, slots: Numbers) -> Matrix:
         state = self._state

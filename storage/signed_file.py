@@ -6,9 +6,10 @@ A file is written under another name, synced and renamed, so that a crash leaves
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Final
+
+from storage.state_layout import publish
 
 _BYTES_MAX: Final = 1 << 20
 
@@ -22,13 +23,11 @@ def write(path: Path, body: bytes) -> None:
     unfinished = path.with_name(path.name + ".unfinished")
     try:
         unfinished.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-        sync(unfinished)
-        unfinished.rename(path)
+        publish(unfinished, path)
     except OSError:
         if unfinished.is_file():
             unfinished.unlink()
         raise
-    sync(path.parent)
 
 
 def read(path: Path) -> bytes:
@@ -43,12 +42,3 @@ def read(path: Path) -> bytes:
     if hashlib.sha256(body).hexdigest().encode() != digest:
         raise ValueError(f"{path.name} is not what was written")
     return body
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or a folder's names are on the disk; raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
