@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
+from storage.filter_store import FilterStore
 from storage.metric import Matrix
 from storage.payload_index.selection import ByPayload
 from storage.seq_slots import Numbers
@@ -57,12 +58,9 @@ class KeptRows:
     def __init__(self) -> None:
         self._instant: Instant | None = None
         """The one of all that is kept, and that is counted."""
-        self._kept: WeakKeyDictionary[ByPayload, Kept] = WeakKeyDictionary()
-        self._used_at: WeakKeyDictionary[ByPayload, int] = WeakKeyDictionary()
-        """In how manieth search each was used last."""
+        self._kept: FilterStore[Kept] = FilterStore(lambda kept: kept.vectors.nbytes)
         self._asked: WeakKeyDictionary[ByPayload, int] = WeakKeyDictionary()
         """How often those were asked for of which nothing is kept."""
-        self._searches = 0
 
     def look(self, table: SlotTable) -> Instant:
         """Let go of what is not of this instant, and return it."""
@@ -70,18 +68,13 @@ class KeptRows:
         if instant != self._instant:
             self._instant = instant
             self._kept.clear()
-            self._used_at.clear()
             self._asked.clear()
         return instant
 
     def find(self, rows: ByPayload, table: SlotTable) -> Kept | None:
         """Return what is kept of a filter, for a search."""
         self.look(table)
-        self._searches += 1
-        kept = self._kept.get(rows)
-        if kept is not None:
-            self._used_at[rows] = self._searches
-        return kept
+        return self._kept.find(rows)
 
     def is_due(self, rows: ByPayload, table: SlotTable) -> bool:
         """Count a search; return whether gathering would have paid by now, and count anew.
@@ -96,22 +89,17 @@ class KeptRows:
 
     def make_room(self, needed: int, bytes_max: int) -> bool:
         """Let go of what is out of use, until so many bytes more fit; False: they do not."""
-        for rows, at in sorted(self._used_at.items(), key=lambda pair: pair[1]):
-            if self.bytes + needed <= bytes_max or self._searches - at <= _UNUSED_AFTER:
-                break
-            del self._kept[rows], self._used_at[rows]
-        return self.bytes + needed <= bytes_max
+        return self._kept.make_room(needed, bytes_max, _UNUSED_AFTER)
 
     def keep(self, rows: ByPayload, kept: Kept, instant: Instant, bytes_max: int) -> None:
         """Keep what was gathered, if it is of now and there is room still."""
         if instant == self._instant and self.make_room(kept.vectors.nbytes, bytes_max):
-            self._kept[rows] = kept
-            self._used_at[rows] = self._searches
+            self._kept.put(rows, kept)
 
     @property
     def bytes(self) -> int:
         """Memory of the vectors that are kept."""
-        return sum(kept.vectors.nbytes for kept in self._kept.values())
+        return self._kept.bytes
 
 
 def room_for(rows: int, row_bytes: int) -> int:

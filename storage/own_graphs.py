@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
+from storage.filter_store import FilterStore
 from storage.hnsw import Hnsw
 from storage.payload_index.selection import ByPayload
 from storage.seq_slots import Numbers
@@ -55,30 +56,23 @@ class OwnGraphs:
     """The graphs of one index's filters. Guarded by the index's mutex."""
 
     def __init__(self) -> None:
-        self._graphs: WeakKeyDictionary[ByPayload, OwnGraph] = WeakKeyDictionary()
-        self._used_at: WeakKeyDictionary[ByPayload, int] = WeakKeyDictionary()
-        """In how manieth search each was used last."""
+        self._graphs: FilterStore[OwnGraph] = FilterStore(lambda own: own.graph.bytes)
         self._asked: WeakKeyDictionary[ByPayload, int] = WeakKeyDictionary()
         """How often those were asked for that have none."""
-        self._searches = 0
         self.due: ByPayload | None = None
         """For which one is to be made or in the making; there is one at a time."""
 
     @property
     def bytes(self) -> int:
         """Memory of the graphs."""
-        return sum(own.graph.bytes for own in self._graphs.values())
+        return self._graphs.bytes
 
     def find(self, rows: ByPayload, table: SlotTable) -> OwnGraph | None:
         """Return a filter's graph, which is used now."""
-        self._searches += 1
-        own = self._graphs.get(rows)
-        if own is None:
-            return None
-        if own.table() is not table:
+        own = self._graphs.find(rows)
+        if own is not None and own.table() is not table:
             self.drop(rows)
             return None
-        self._used_at[rows] = self._searches
         return own
 
     def note(self, rows: ByPayload, count: float, large: Hnsw) -> bool:
@@ -98,25 +92,16 @@ class OwnGraphs:
         """Take the graph that was due into use; None: it cannot be made."""
         rows, self.due = self.due, None
         if rows is not None and own is not None:
-            self._graphs[rows] = own
-            self._used_at[rows] = self._searches
+            self._graphs.put(rows, own)
 
     def drop(self, rows: ByPayload) -> None:
         """Let a filter's graph go."""
-        self._graphs.pop(rows, None)
-        self._used_at.pop(rows, None)
+        self._graphs.drop(rows)
 
     def make_room(self, count: float, large: Hnsw) -> bool:
         """Let go of graphs out of use, until one of `count` rows fits; False: it does not."""
         needed, room = count * large.row_bytes, min(_BYTES_MAX, large.bytes // _PART)
-        unused = [
-            rows
-            for rows, at in sorted(self._used_at.items(), key=lambda pair: pair[1])
-            if self._searches - at > _UNUSED_AFTER
-        ]
-        while unused and self.bytes + needed > room:
-            self.drop(unused.pop(0))
-        return self.bytes + needed <= room
+        return self._graphs.make_room(needed, room, _UNUSED_AFTER)
 
 
 class OwnDraft:

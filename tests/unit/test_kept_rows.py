@@ -186,7 +186,7 @@ def test_what_is_in_use_does_not_make_room(monkeypatch):
     first, second, third = plans(3)
 
     def found():
-        return [rows in kept._kept for rows in (first, second, third)]
+        return [rows in kept._kept._held for rows in (first, second, third)]
 
     for plan in (first, second, second):
         kept.keep(plan, keepable(10), instant, 320)

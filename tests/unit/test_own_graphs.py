@@ -29,7 +29,7 @@ def for_few_rows(monkeypatch):
 
 def own_of(filled):
     """Return the graph that its filter has, if it has one."""
-    return filled.index._state.own._graphs.get(filled.plan)
+    return filled.index._state.own._graphs._held.get(filled.plan)
 
 
 def has_work(filled):
