@@ -151,6 +151,7 @@ class Node:
             indexes=self.indexes,
             executor=self.readers,
             search_threads=self.searchers,
+            thread_clock=self.surroundings.thread_clock,
             clock=self.surroundings.clock,
             wall_ms=self.surroundings.wall_ms,
             request_ids=self.surroundings.identifier,

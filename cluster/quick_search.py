@@ -4,7 +4,8 @@ Most searches are of this kind: a vector, no filter or one that payload indexes 
 read, on a node that has a fresh replica of every shard. `begin` takes such a search or says that it
 is another kind, which then goes the general way of `cluster.search_path`; so nothing is refused
 here, and no rule has two homes: what is taken here is answered as it would be there. The answer is
-the JSON of its hits, made on the thread that searched, payloads spliced in as they are stored.
+the JSON of its hits, made where the search was (`search_turns`), payloads spliced in as they are
+stored.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from cluster.model import Collection, Session, Vector
 from cluster.payload_cache import PayloadCache, PayloadKey
 from cluster.peer_methods import Fetch, FetchedRow
 from cluster.routing import Routing
-from cluster.search_lanes import ROWS_AT_ONCE, Passing, Search, SearchLanes
+from cluster.search_calls import Search
+from cluster.search_lanes import ROWS_AT_ONCE, Passing
+from cluster.search_turns import SearchTurns
 from storage.filters import Filter
 from storage.ids import INTEGER_TAG, decode_id
 from storage.index_set import IndexSet
@@ -66,11 +69,11 @@ class QuickSearch:
     """See the module."""
 
     def __init__(
-        self, routing: Routing, indexes: IndexSet, lanes: SearchLanes, local: LocalReads
+        self, routing: Routing, indexes: IndexSet, local: LocalReads, turns: SearchTurns
     ) -> None:
         self._routing = routing
         self._indexes = indexes
-        self._lanes = lanes
+        self._turns = turns
         self._local = local
         self._payloads = PayloadCache()
         self._token = _Token()
@@ -91,11 +94,13 @@ class QuickSearch:
         vector = _prepared(collection, query.vector)
         if vector is None:
             return False
-        finish = partial(self._with_payloads, collection.uid) if query.with_payload else _bare
-        search = Search(vector, finish, done)
+        search = Search(vector, _bare, done, _bare)
+        if query.with_payload:
+            search.finish = partial(self._with_payloads, collection.uid)
+            search.at_once = partial(self._with_known_payloads, collection.uid)
         if query.where is not None:
             return self._begin_among(index, query, query.where, search)
-        self._lanes.begin((index, query.limit, query.ef), [search])
+        self._turns.begin((index, query.limit, query.ef), search)
         return True
 
     def _begin_among(
@@ -111,7 +116,7 @@ class QuickSearch:
                 row = search.vector.reshape(1, -1)
                 hits = index.filtered.at_once(row, query.limit, rows, ROWS_AT_ONCE, ef=query.ef)
             if hits is None:
-                self._lanes.begin((Passing(index, rows), query.limit, query.ef), [search])
+                self._turns.begin((Passing(index, rows), query.limit, query.ef), search)
                 return True
             answer = search.finish(hits)
         except Exception:  # noqa: BLE001 - the general way meets it again, and explains it
@@ -130,6 +135,16 @@ class QuickSearch:
             text = session.encode() if len(shown) <= TOKEN_SHARDS_MAX else ""
             self._token = _Token(seen, text)
         return self._token.text
+
+    def _with_known_payloads(self, uid: int, hits: Sequence[IndexHit]) -> bytes | None:
+        """Return hits with their payloads if none of these has to be read."""
+        shown = []
+        for hit in hits:
+            payload = self._payloads.get(PayloadKey(uid, hit.id, hit.version))
+            if payload is None:
+                return None
+            shown.append(_shown(hit, hit.version, payload))
+        return orjson.dumps(shown)
 
     def _with_payloads(self, uid: int, hits: Sequence[IndexHit]) -> bytes:
         """Return hits with their payloads; one whose row is gone was deleted meanwhile."""

@@ -15,6 +15,7 @@ the tree in `cluster.errors`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -59,8 +60,10 @@ from cluster.read_path import ReadPath
 from cluster.routing import GroupReplica, Routing, ShardReplica
 from cluster.scatter import Scatter
 from cluster.scope import scope_of
-from cluster.search_lanes import SEARCH_LANES, SearchLanes
+from cluster.search_calls import SearchCalls
+from cluster.search_lanes import SearchLanes
 from cluster.search_path import SearchPath
+from cluster.search_turns import SearchTurns
 from cluster.write_commands import (
     PayloadChange,
     PayloadMode,
@@ -107,6 +110,7 @@ class Router:
     metadata_members: Sequence[str] = ()
     view_learned: Callable[[ClusterView], None] | None = None
     search_threads: Calls | None = None
+    thread_clock: Callable[[], float] = time.thread_time
     memory: MemoryGuard | None = None
     disk: DiskGuard | None = None
     graph_threads: GraphThreads | None = None
@@ -114,16 +118,16 @@ class Router:
 
     def __post_init__(self) -> None:
         self._routing = self._new_routing()
-        lanes = SearchLanes(self.search_threads or self.executor, SEARCH_LANES)
+        lanes = SearchLanes(SearchCalls(self.thread_clock), self.search_threads or self.executor)
         self._leaders = Leaders(self._routing)
         guards = [guard for guard in (self.memory, self.disk) if guard is not None]
         self._writes = WritePath(self._routing, self._leaders, self.request_ids, guards)
         self._local = local = LocalReads(self._routing, self.indexes, lanes)
         scatter = Scatter(self._routing, local)
         self._reads = ReadPath(self._routing, self._leaders, self._local, scatter)
-        here = (self._routing, self.indexes, lanes, local)
-        self._searches = SearchPath(*here, scatter, self._reads)
-        self.quick = QuickSearch(*here)
+        here = (self._routing, self.indexes, local)
+        self._searches = SearchPath(*here, lanes, scatter, self._reads)
+        self.quick = QuickSearch(*here, SearchTurns(lanes))
         self._catalog = Catalog(self._routing, self._leaders, self.request_ids)
         self._field_indexes = FieldIndexes(self._routing, self._catalog, self.indexes)
         self._collection_status = CollectionStatus(self._routing, self.indexes, self._reads)

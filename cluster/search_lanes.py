@@ -1,4 +1,4 @@
-"""Unfiltered searches of this node's indexes, several in one call when several are waiting.
+"""Threads for searches of this node's indexes, several in one call when several are waiting.
 
 A vector index searches n vectors in one call for less than n times the price of one: one lock, one
 array conversion, one return to the interpreter. A lane is a thread that makes such calls for as
@@ -19,12 +19,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
-
-import numpy as np
+from typing import Any, Final, TypeVar
 
 from cluster.call_threads import Calls
 from cluster.model import Vector
+from cluster.search_calls import (
+    Call,
+    GroupKey,
+    Matrix,
+    Search,
+    SearchableIndex,
+    SearchCalls,
+    deliver,
+)
 from storage.payload_index.selection import ByPayload
 from storage.vector_index import IndexHit, VectorIndex
 
@@ -39,36 +46,6 @@ ROWS_AT_ONCE: Final = 1500
 hyperthreads made 1,670 searches a second so, and 1,110 by handing them to threads."""
 
 AnswerType = TypeVar("AnswerType")
-Matrix = np.ndarray[Any, np.dtype[np.float32]]
-Finish = Callable[[list[IndexHit]], Any]
-Done = Callable[[Any], None]
-"""Takes an answer, or the exception that there is instead of one."""
-
-
-@dataclass(slots=True)
-class Search:
-    """A search on its way: `finish` makes an answer of its hits, `done` takes it.
-
-    Under Cosine the vector has length 1.
-    """
-
-    vector: Vector
-    finish: Finish
-    done: Done
-
-
-class SearchableIndex(Protocol):
-    """A vector index, as far as a lane uses it."""
-
-    def search_many(
-        self, vectors: Matrix, limit: int, *, ef: int | None = None, unit: bool = False
-    ) -> list[list[IndexHit]]:
-        """Return the `limit` nearest rows to each of vectors[n, dimension], best first."""
-        ...
-
-
-GroupKey = tuple[SearchableIndex, int, int | None]
-_Call = tuple[GroupKey, list[Search]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +65,9 @@ class Passing:
 class SearchLanes:
     """See the module. `lanes`: searches' calls under way at the same time, on these threads."""
 
-    def __init__(self, threads: Calls, lanes: int) -> None:
+    def __init__(self, calls: SearchCalls, threads: Calls, lanes: int = SEARCH_LANES) -> None:
         assert lanes > 0, "something must search"
-        self._threads = threads
+        self.calls, self.threads = calls, threads
         self._lanes = lanes
         self._mutex = threading.Lock()
         self._free = lanes
@@ -136,14 +113,14 @@ class SearchLanes:
             self._free -= started
         loop = asyncio.get_running_loop()
         for _ in range(started):
-            self._threads.submit(self._run, loop)
+            self.threads.submit(self._run, loop)
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make calls until no search waits; on a thread."""
         while (call := self._next_call()) is not None:
-            loop.call_soon_threadsafe(_deliver, call[1], _answers(*call))
+            loop.call_soon_threadsafe(deliver, call[1], self.calls.answers(*call))
 
-    def _next_call(self) -> _Call | None:
+    def _next_call(self) -> Call | None:
         """Take a share of the oldest group; without one the lane is free again."""
         with self._mutex:
             if not self._waiting:
@@ -172,34 +149,3 @@ class _Answers:
         self._awaited -= 1
         if not self._awaited and not self.complete.done():  # else the request was given up
             self.complete.set_result(self._answers)
-
-
-def _deliver(group: list[Search], answers: list[Any]) -> None:
-    for search, answer in zip(group, answers, strict=True):
-        search.done(answer)
-
-
-def _answers(key: GroupKey, group: list[Search]) -> list[Any]:
-    """Return an answer or an exception for each search; on a thread."""
-    index, limit, ef = key
-    try:
-        vectors = _matrix(group)
-        found = index.search_many(vectors, limit, ef=ef, unit=True)
-        assert len(found) == len(group), "an answer for each vector"
-    except Exception as error:  # noqa: BLE001 - it is for those who asked
-        return [error] * len(group)
-    return [_finish(search.finish, hits) for search, hits in zip(group, found, strict=True)]
-
-
-def _matrix(group: list[Search]) -> Matrix:
-    """Return the vectors as rows; one alone, the usual case, is not copied."""
-    if len(group) == 1:
-        return group[0].vector.reshape(1, -1)
-    return np.concatenate([search.vector for search in group]).reshape(len(group), -1)
-
-
-def _finish(finish: Finish, hits: list[IndexHit]) -> Any:
-    try:
-        return finish(hits)
-    except Exception as error:  # noqa: BLE001 - one search's failure is not the others'
-        return error

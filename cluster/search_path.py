@@ -90,8 +90,8 @@ class SearchPath:
 
     routing: Routing
     indexes: IndexSet
-    lanes: SearchLanes
     local: LocalReads
+    lanes: SearchLanes
     scatter: Scatter
     reads: ReadPath
 

@@ -33,6 +33,8 @@ class Surroundings:
 
     clock: Callable[[], float] = time.monotonic  # noqa: TID251 - the clock that is an input
     """Seconds; never runs back, and means nothing to another node."""
+    thread_clock: Callable[[], float] = time.thread_time
+    """Seconds for which the thread that asks has had a processor."""
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     """Milliseconds of the calendar; may jump."""
     pause: Callable[[], None] = lambda: time.sleep(PAUSE_S)

@@ -85,7 +85,7 @@ class Copies:
 
     def soles(self, slots: Numbers) -> Numbers | None:
         """Return the row that each of some stand-ins stands for; None: one stands for several."""
-        if self._plain:
+        if not self.are_crowded(slots):
             return slots
         if self._others and not self._others.keys().isdisjoint(slots.tolist()):
             return None

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -31,7 +30,7 @@ from storage.metric import Keys, Matrix, Query, smallest
 from storage.segments import Reach
 from storage.selection import Admitted, Restriction, Selection
 from storage.seq_slots import Numbers
-from storage.slots import IndexHit, Records, make_hits
+from storage.slots import Flags, IndexHit, Records, make_hits
 from storage.tail_search import (
     Near,
     Tail,
@@ -135,8 +134,8 @@ def search_many(
         if graph is not None and graph.count and beam.width not in (_FETCH, _VISIT_ALL):
             nearest = graph.query_many(vectors, min(beam.width, graph.count))
             if nearest is not None:
-                plain = ask.selection is EVERYTHING and len(queries) > 1
-                if plain and (hits := _all_plain(state, queries, nearest, ask)):
+                hits = _all_at_once(state, queries, nearest, ask)
+                if hits is not None:
                     return hits
                 slots, keys = nearest
                 reach = Reach(beam.young, ask.limit, bounds_of(keys, ask.limit))
@@ -157,28 +156,60 @@ def search_many(
     ]
 
 
-def _all_plain(
+def _all_at_once(
     state: IndexState, queries: Sequence[Query], nearest: tuple[Slots, Keys], ask: Ask
 ) -> list[list[IndexHit]] | None:
     """Return the hits of many searches at a fraction of the price of each alone.
 
-    None unless the nearest rows of each are the answer: alive, and each the only one of its vector
-    or with but one other in its place.
+    None unless the nearest rows of each hold the answer: enough that pass, each the only one of its
+    vector or with but one other in its place, and no tail beside them.
     """
-    slots, keys = nearest[0][:, : ask.limit], nearest[1][:, : ask.limit]
-    if slots.shape[1] < ask.limit:
+    limit, (slots, keys) = ask.limit, nearest
+    if slots.shape[1] < limit or len(state.tail):
         return None
+    if ask.selection is EVERYTHING:
+        slots, keys = slots[:, :limit], keys[:, :limit]
     with state.mutex:
+        table = state.table
         lead = state.copies.soles(slots.ravel()) if not len(state.tail) else None
-        if lead is None or not state.table.alive[lead].all():
+        if lead is None:
             return None
-        records = state.table.records
-    scores = [
-        state.metric.scores(row.tolist(), query.scale)
-        for row, query in zip(keys, queries, strict=True)
-    ]
-    hits = make_hits(records, lead, list(chain.from_iterable(scores)))
-    return [hits[start : start + ask.limit] for start in range(0, len(hits), ask.limit)]
+        if ask.selection is EVERYTHING:
+            passing = table.alive[lead]
+        else:
+            passing = ask.selection.at(table).flags(lead)
+        records = table.records
+    first = _first_of_each(passing.reshape(slots.shape), limit)
+    if first is None:
+        return None
+    return _hits_of(state, queries, records, lead[first], keys.ravel()[first])
+
+
+def _first_of_each(passing: Flags, limit: int) -> Numbers | slice | None:
+    """Return where the first `limit` of each of passing[n, width] are if one counts through all of
+    them; None where there are fewer."""
+    count, width = passing.shape
+    if width == limit:
+        return slice(None) if passing.all() else None
+    chosen = []
+    for row in range(count):
+        places = np.flatnonzero(passing[row])
+        if len(places) < limit:
+            return None
+        chosen.append(places[:limit] + row * width)
+    return np.concatenate(chosen)
+
+
+def _hits_of(
+    state: IndexState, queries: Sequence[Query], records: Records, slots: Numbers, keys: Keys
+) -> list[list[IndexHit]]:
+    """Return the hits of n queries from slots[n * limit] and their keys."""
+    limit, values = len(slots) // len(queries), keys.tolist()
+    scores = []
+    for at, query in enumerate(queries):
+        scores += state.metric.scores(values[at * limit : (at + 1) * limit], query.scale)
+    hits = make_hits(records, slots, scores)
+    return [hits[start : start + limit] for start in range(0, len(hits), limit)]
 
 
 def plain_width(state: IndexState, ask: Ask) -> int:

@@ -103,6 +103,7 @@ class Computer:
     def _surroundings(self, process: Process) -> Surroundings:
         return Surroundings(
             clock=process.clock,
+            thread_clock=lambda: 0.0,
             wall_ms=self.wall_ms,
             pause=lambda: None,
             random_bytes=process.rng.randbytes,

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from cluster.search_calls import SearchCalls
 from cluster.search_lanes import SEARCHES_PER_CALL_MAX, Passing, SearchLanes
 from storage.filter_parse import parse_filter
 from storage.ids import encode_id
@@ -41,6 +42,10 @@ def executor() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
+def lanes_of(executor: ThreadPoolExecutor, lanes: int) -> SearchLanes:
+    return SearchLanes(SearchCalls(lambda: 0.0), executor, lanes)
+
+
 def near(x: float) -> np.ndarray:
     return np.array([x, 0], np.float32)
 
@@ -61,13 +66,13 @@ async def test_an_idle_lane_answers_at_once(executor):
     index = Gated()
     index.gate.set()
 
-    assert await SearchLanes(executor, 1).nearest(index, near(7.1), 2, None, ids) == [7, 8]
+    assert await lanes_of(executor, 1).nearest(index, near(7.1), 2, None, ids) == [7, 8]
     assert index.calls == [(1, 2, None)]
 
 
 async def test_searches_that_wait_share_a_call(executor):
     """What comes while the lane is busy goes together, and each gets its own answer."""
-    index, lanes = Gated(), SearchLanes(executor, 1)
+    index, lanes = Gated(), lanes_of(executor, 1)
     async with asyncio.TaskGroup() as group:
         first = group.create_task(lanes.nearest(index, near(0), 1, None, ids))
         await started(index, 1)
@@ -82,7 +87,7 @@ async def test_searches_that_wait_share_a_call(executor):
 
 async def test_a_lane_leaves_the_others_their_share(executor):
     """Of what waits a lane takes no more than its part, so that no core stands still."""
-    index, lanes = Gated(), SearchLanes(executor, 2)
+    index, lanes = Gated(), lanes_of(executor, 2)
     async with asyncio.TaskGroup() as group:
         for busy in (1, 2):
             group.create_task(lanes.nearest(index, near(0), 1, None, ids))
@@ -97,7 +102,7 @@ async def test_a_lane_leaves_the_others_their_share(executor):
 
 async def test_only_like_searches_share_a_call(executor):
     """Another limit or beam width would change what the others get."""
-    index, lanes = Gated(), SearchLanes(executor, 1)
+    index, lanes = Gated(), lanes_of(executor, 1)
     asked = [(1, None), (2, None), (1, 99), (1, None), (2, None)]
     async with asyncio.TaskGroup() as group:
         group.create_task(lanes.nearest(index, near(0), 5, None, ids))
@@ -112,7 +117,7 @@ async def test_only_like_searches_share_a_call(executor):
 
 async def test_two_lanes_search_at_the_same_time(executor):
     """A second lane does not wait for the first."""
-    index, lanes = Gated(), SearchLanes(executor, 2)
+    index, lanes = Gated(), lanes_of(executor, 2)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(lanes.nearest(index, near(n), 1, None, ids)) for n in range(3)]
         await started(index, 2)
@@ -125,7 +130,7 @@ async def test_two_lanes_search_at_the_same_time(executor):
 
 async def test_a_call_is_bounded(executor):
     """A long queue is several calls, oldest first."""
-    index, lanes = Gated(), SearchLanes(executor, 1)
+    index, lanes = Gated(), lanes_of(executor, 1)
     count = 2 * SEARCHES_PER_CALL_MAX + 3
     async with asyncio.TaskGroup() as group:
         group.create_task(lanes.nearest(index, near(0), 1, None, ids))
@@ -141,7 +146,7 @@ async def test_a_call_is_bounded(executor):
 
 async def test_a_failing_call_fails_its_searches_and_no_others(executor):
     """After a failure the lane goes on with what waits."""
-    index, lanes = Gated(), SearchLanes(executor, 1)
+    index, lanes = Gated(), lanes_of(executor, 1)
     index.failure = ValueError("broken")
     index.gate.set()
     with pytest.raises(ValueError, match="broken"):
@@ -153,7 +158,7 @@ async def test_a_failing_call_fails_its_searches_and_no_others(executor):
 
 async def test_a_failing_finish_fails_its_own_search(executor):
     """The others of the same call get their answers."""
-    index, lanes = Gated(), SearchLanes(executor, 1)
+    index, lanes = Gated(), lanes_of(executor, 1)
 
     def broken(hits):
         raise ValueError("mine alone")
@@ -179,7 +184,7 @@ async def caught(search):
 
 async def test_a_search_that_is_given_up_leaves_the_others_alone(executor):
     """A client that went away does not disturb whom it waited with."""
-    index, lanes = Gated(), SearchLanes(executor, 1)
+    index, lanes = Gated(), lanes_of(executor, 1)
     async with asyncio.TaskGroup() as group:
         group.create_task(lanes.nearest(index, near(0), 1, None, ids))
         await started(index, 1)
@@ -196,7 +201,7 @@ async def test_a_search_that_is_given_up_leaves_the_others_alone(executor):
 
 async def test_searches_asked_together_share_their_calls(executor):
     """Many at once are as few calls as fit, over all free lanes, and answer in their order."""
-    index, lanes = Gated(), SearchLanes(executor, 2)
+    index, lanes = Gated(), lanes_of(executor, 2)
     asked = [(near(n % 50), ids) for n in range(SEARCHES_PER_CALL_MAX + 8)]
     async with asyncio.TaskGroup() as group:
         task = group.create_task(lanes.nearest_many(index, asked, 1, None))
@@ -210,7 +215,7 @@ async def test_searches_asked_together_share_their_calls(executor):
 
 async def test_one_failure_fails_all_that_were_asked_together(executor):
     """The first failure is raised once every search is over."""
-    index, lanes = Gated(), SearchLanes(executor, 1)
+    index, lanes = Gated(), lanes_of(executor, 1)
     index.gate.set()
 
     def broken(hits):
@@ -241,7 +246,7 @@ async def test_searches_with_one_filter_share_a_call(executor):
     )
     assert Passing(index, few) == Passing(index, few)
     assert Passing(index, few) != Passing(index, none)
-    lanes = SearchLanes(executor, 1)
+    lanes = lanes_of(executor, 1)
     async with asyncio.TaskGroup() as group:
         found = [
             group.create_task(lanes.nearest(Passing(index, few), near(n), 2, None, ids))
