@@ -1,11 +1,12 @@
-"""Searching side by side, in one run: in-process hnswlib, one node, three nodes, and peers.
+"""Searching side by side, in one run: hnswlib, a plain server, one node, three nodes, and peers.
 
     python -m bench [--data DIR] [--qdrant URL] [--json FILE] [--picture FILE]
 
 Each system stores the vectors, then searches: for recall, with its default beam width, from 8
 connections and from one, and with other beam widths for a curve. In-process hnswlib takes its turn
 before every such round, and a ratio is within its round: a machine that others share differs from
-itself from minute to minute. The medians of the rounds count. Peers are measured where they are
+itself from minute to minute. The medians of the rounds count. What of hnswlib a server can have at
+all on a machine, a plain one shows (`bench.plain`). Peers are measured where they are
 installed (`pip install -e '.[bench]'`), Qdrant where a URL says that it runs on this machine.
 """
 
@@ -32,6 +33,7 @@ from rich.table import Table
 from bench import dataset, peers
 from bench.curves import draw
 from bench.dataset import Dataset, recall
+from bench.plain import plain
 from bench.systems import InProcess, System, qdrant, recollect, until_indexed
 
 CONNECTIONS: Final = 8
@@ -40,7 +42,8 @@ RECALL_MIN: Final = 0.97
 WIDTH_MIN: Final = 140
 _RECALL_QUERIES: Final = 1000
 _CURVE_S: Final = 2.0
-_WARM_UP_S: Final = 2.0
+_WARM_UP_S: Final = 15.0
+"""A node measures how wide to search beside the first ten thousand searches."""
 _COLUMNS: Final = (
     "system",
     "recall@10",
@@ -95,7 +98,7 @@ def main(words: Sequence[str] | None = None) -> int:
     limit.store(data.vectors)
     bench = _Bench(data, limit, options.rounds, options.seconds, console)
     found = [bench.limit_figures()]
-    for start in _systems(options.qdrant, options.only):
+    for start in _systems(bench, options.qdrant, options.only):
         with start() as system:
             found.append(bench.measured(system))
         console.print(_line(found[-1]))
@@ -112,18 +115,18 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 class _Bench:
-    """The rounds. `limit` is in-process hnswlib, whose index is built."""
+    """The rounds. `limit` is in-process hnswlib, whose index is built; `ef` gives it RECALL_MIN."""
 
     def __init__(
         self, data: Dataset, limit: InProcess, rounds: int, seconds: float, console: Console
     ) -> None:
         self._data = data
-        self._limit = limit
+        self.limit = limit
         self._rounds = rounds
         self._seconds = seconds
         self._console = console
         self._asked = data.queries[:_RECALL_QUERIES]
-        self._ef = next(
+        self.ef = next(
             (ef for ef in range(8, 513, 4) if self._recall(limit, ef) >= RECALL_MIN), 512
         )
 
@@ -132,15 +135,15 @@ class _Bench:
         runs = [self._limit_speed(CONNECTIONS) for _ in range(self._rounds)]
         singles = [self._limit_speed(1) for _ in range(self._rounds)]
         return Figures(
-            system=f"{self._limit.name}, ef {self._ef}",
-            recall=self._recall(self._limit, self._ef),
+            system=f"{self.limit.name}, ef {self.ef}",
+            recall=self._recall(self.limit, self.ef),
             rate=statistics.median(run.rate for run in runs),
             ratio=1.0,
             p50_ms=statistics.median(run.p50_ms for run in runs),
             p99_ms=None,
             single_p50_ms=statistics.median(run.p50_ms for run in singles),
             single_p99_ms=statistics.median(run.p99_ms for run in singles),
-            curve=self._curve(self._limit),
+            curve=self._curve(self.limit),
         )
 
     def measured(self, system: System) -> Figures:
@@ -156,6 +159,8 @@ class _Bench:
         self._console.print(f"{system.name}: searching")
         found = self._searched(system)
         after = system.memory_bytes()  # caches are full, and what storing took is given back
+        if not system.stores:
+            return found
         found.acked_per_s, found.indexed_per_s = total / acked_s, total / indexed_s
         if before is not None and after is not None:
             found.kb_per_vector = (after - before) / total / 1024
@@ -183,7 +188,7 @@ class _Bench:
         )
 
     def _limit_speed(self, threads: int) -> Any:
-        return self._limit.speed(self._data.queries, self._ef, threads, self._seconds / 2)
+        return self.limit.speed(self._data.queries, self.ef, threads, self._seconds / 2)
 
     def _recall(self, system: System, ef: int | None) -> float:
         return recall(system.find(self._asked, ef), self._data.truth)
@@ -207,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, help="the medians of so many count")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of a round's search")
     parser.add_argument("--qdrant", default="", help="URL of a Qdrant server on this machine")
-    parser.add_argument("--only", default="", help="one,three,qdrant,chroma,pgvector; else all")
+    parser.add_argument("--only", default="", help="some of plain,one,three,qdrant,chroma,pgvector")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--picture", type=Path, help="file for the curves (.svg or .png)")
     return parser
@@ -217,9 +222,12 @@ def _folder(text: str) -> Path | None:
     return Path(text) if text else None
 
 
-def _systems(qdrant_url: str, only: str) -> list[Callable[[], AbstractContextManager[System]]]:
+def _systems(
+    bench: _Bench, qdrant_url: str, only: str
+) -> list[Callable[[], AbstractContextManager[System]]]:
     """Return what starts each system that is there."""
     known: dict[str, Callable[[], AbstractContextManager[System]]] = {
+        "plain": partial(plain, bench.limit, bench.ef),
         "one": partial(recollect, 1),
         "three": partial(recollect, 3),
     }

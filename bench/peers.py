@@ -92,6 +92,7 @@ class Pgvector:
     """pgvector's HNSW in a Postgres of this benchmark, by prepared statements of asyncpg."""
 
     name = "pgvector"
+    stores = True
 
     def __init__(self, url: str) -> None:
         self._url = url

@@ -40,6 +40,8 @@ class System(Protocol):
     """Something that stores vectors and finds the nearest."""
 
     name: str
+    stores: bool
+    """Whether it takes vectors, so that it can be timed."""
 
     def store(self, vectors: Matrix) -> None:
         """Store all vectors under their row numbers; returns when the last is acknowledged."""
@@ -67,8 +69,10 @@ class InProcess:
     """hnswlib alone: what no server can surpass."""
 
     name = "hnswlib in process"
+    stores = True
 
     def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
         self._index = hnswlib.Index("ip", dimension)
 
     def store(self, vectors: Matrix) -> None:
@@ -107,9 +111,15 @@ class InProcess:
         """Return None: this process holds the data set, too."""
         return None
 
+    def save(self, path: Path) -> None:
+        """Write the index to a file of hnswlib's own form."""
+        self._index.save_index(str(path))
+
 
 class OverHttp:
     """A server that takes JSON; what is its own is how bodies and answers look."""
+
+    stores = True
 
     def __init__(self, name: str, ports: Sequence[int], pids: Sequence[int] | None) -> None:
         self.name = name

@@ -3,7 +3,12 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from bench import dataset
+from bench.plain import plain
+from bench.systems import InProcess
 
 
 def run(*words):
@@ -39,3 +44,17 @@ def test_memory_is_told_by_what_it_is():
     said = run("memory", "--rows", "300", "--seconds", "1")
 
     assert "all (RSS)" in said
+
+
+def test_a_plain_server_finds_what_hnswlib_finds():
+    """It has the index of hnswlib in process, and adds HTTP alone."""
+    data = dataset.opened(None, rows=500, queries=20)
+    limit = InProcess(data.vectors.shape[1])
+    limit.store(data.vectors)
+    with plain(limit, 40) as server:
+        assert server.is_indexed(500)
+        assert server.find(data.queries, None) == limit.find(data.queries, 40)
+        speed = server.speed(data.queries, None, 2, 1.0)
+
+    assert speed.rate > 0
+    assert np.isfinite(speed.p99_ms)
