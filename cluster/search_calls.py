@@ -17,8 +17,10 @@ from storage.vector_index import IndexHit
 
 KINDS_MAX: Final = 1024
 """Kinds of search whose cost is remembered."""
-_NEWEST: Final = 0.25
-"""What the last call counts for in a cost."""
+_DEARER: Final = 0.5
+_CHEAPER: Final = 0.05
+"""What a call counts for in a cost. It rises sooner than it falls: where few searches are long, the
+event loop is not to make most of these."""
 
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
 Finish = Callable[[list[IndexHit]], Any]
@@ -42,6 +44,11 @@ class Search:
 
 class SearchableIndex(Protocol):
     """A vector index, as far as a call uses it."""
+
+    @property
+    def would_wait(self) -> bool:
+        """Whether a search would wait for others, or would have to do their work first."""
+        ...
 
     def search_many(
         self, vectors: Matrix, limit: int, *, ef: int | None = None, unit: bool = False
@@ -89,7 +96,9 @@ class SearchCalls:
         known = self._cost_s
         if kind not in known and len(known) >= KINDS_MAX:
             known.clear()
-        known[kind] = cost_s + (known.get(kind, cost_s) - cost_s) * (1 - _NEWEST)
+        before_s = known.get(kind, cost_s)
+        weight = _DEARER if cost_s > before_s else _CHEAPER
+        known[kind] = before_s + weight * (cost_s - before_s)
 
 
 def deliver(group: Sequence[Search], answers: Sequence[Any]) -> None:

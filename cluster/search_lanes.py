@@ -1,11 +1,12 @@
 """Threads for searches of this node's indexes, several in one call when several are waiting.
 
 A vector index searches n vectors in one call for less than n times the price of one: one lock, one
-array conversion, one return to the interpreter. A lane is a thread that makes such calls for as
-long as searches wait, without a word to the event loop in between, so that the processor does not
-wait for the loop. A lane that takes from the oldest group leaves the other lanes their share, since
-a call uses one core. Nothing ever waits for company, so an idle node adds no delay, and a busy one
-makes larger calls. A group is what can share a call: same index, limit and ef.
+array conversion, one return to the interpreter. A lane makes such calls for as long as searches
+wait, without a word to the event loop in between, so that the processor does not wait for the loop.
+After each it lines up behind what else its thread has been asked for. A lane that takes from the
+oldest group leaves the other lanes their share, since a call uses one core. Nothing ever waits for
+company, so an idle node adds no delay, and a busy one makes larger calls. A group is what can share
+a call: same index, limit and ef.
 
 The search and the `finish` step that turns its hits into an answer run on the same thread, so a
 search costs one hop.
@@ -54,6 +55,11 @@ class Passing:
 
     index: VectorIndex
     rows: ByPayload
+
+    @property
+    def would_wait(self) -> bool:
+        """Whether a search would wait for others."""
+        return self.index.would_wait
 
     def search_many(
         self, vectors: Matrix, limit: int, *, ef: int | None = None, unit: bool = False
@@ -116,9 +122,11 @@ class SearchLanes:
             self.threads.submit(self._run, loop)
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Make calls until no search waits; on a thread."""
-        while (call := self._next_call()) is not None:
+        """Make a call and line up for the next, until no search waits; on a thread."""
+        call = self._next_call()
+        if call is not None:
             loop.call_soon_threadsafe(deliver, call[1], self.calls.answers(*call))
+            self.threads.submit(self._run, loop)
 
     def _next_call(self) -> Call | None:
         """Take a share of the oldest group; without one the lane is free again."""

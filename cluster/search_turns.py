@@ -10,7 +10,8 @@ times as long as usual. So the requests of one turn of the loop are read first, 
 call afterwards. Of `COMPANY` or more a thread takes half, so that two processors search.
 
 What is short is measured (`search_calls`). What is not known to be short goes to the lanes, which
-find out.
+find out. So does what would wait for the builder or for other threads: the event loop makes no
+search while they have the index for themselves. Who comes just then is waited for, though.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class SearchTurns:
         self._is_due = False
         """Whether a turn is to come."""
         self._is_helped = False
-        """Whether a thread has a share, or is yet to say that it has none. Needs the mutex."""
+        """Whether a share is with a thread, or waits for one. Needs the mutex."""
 
     def begin(self, key: GroupKey, search: Search) -> None:
         """Begin a search of (index, limit, ef); its `done` is called on this event loop."""
@@ -67,19 +68,26 @@ class SearchTurns:
             loop.call_soon(self._turn, loop)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Make a call for the oldest group."""
+        """Give a share away if there are many, and make a call for whoever is next then."""
         self._is_due = False
         with self._mutex:
             helped = None if self._is_helped else self._share(COMPANY)
             self._is_helped = self._is_helped or helped is not None
-            key, mine = self._take(self._room()) if self._waiting else (None, [])
+            mine = self._take(self._room()) if self._waiting else None
             more = bool(self._waiting)
-        if helped is not None:
-            self._threads.submit(self._help, loop, helped)
         if more:
             self._plan(loop)
-        if key is not None:
-            self._answer(loop, mine, self._calls.hits(key, mine))
+        if helped is not None:
+            self._threads.submit(self._help, loop, helped)
+        if mine is not None:
+            self._make(loop, *mine)
+
+    def _make(self, loop: asyncio.AbstractEventLoop, key: GroupKey, group: list[Search]) -> None:
+        """Make a call, unless it would keep the event loop waiting for others."""
+        if key[0].would_wait:
+            self._lanes.begin(key, group)
+        else:
+            self._answer(loop, group, self._calls.hits(key, group))
 
     def _room(self) -> int:
         """Return how many searches of the oldest group fit into a turn. Needs the mutex."""
@@ -87,9 +95,11 @@ class SearchTurns:
         return max(1, min(SEARCHES_PER_TURN_MAX, int(TURN_S / max(cost_s, _TINY_S))))
 
     def _share(self, company: int) -> Call | None:
-        """Take half of the oldest group if there is so much company. Needs the mutex."""
-        group = next(iter(self._waiting.values()), ())
-        return self._take(min(len(group) // 2, HELP_MAX)) if len(group) >= company else None
+        """Take half of the oldest group if so many wait in all. Needs the mutex."""
+        if sum(map(len, self._waiting.values())) < company:
+            return None
+        oldest = next(iter(self._waiting.values()))
+        return self._take(max(1, min(len(oldest) // 2, HELP_MAX)))
 
     def _take(self, most: int) -> Call:
         """Take from the oldest group, which is the last one after that. Needs the mutex."""
@@ -100,13 +110,14 @@ class SearchTurns:
             self._waiting[key] = group
         return key, taken
 
-    def _help(self, loop: asyncio.AbstractEventLoop, share: Call | None) -> None:
-        """Make calls as long as the event loop cannot keep up; on a thread."""
-        while share is not None:
-            loop.call_soon_threadsafe(deliver, share[1], self._calls.answers(*share))
-            with self._mutex:
-                share = self._share(CROWD)
-                self._is_helped = share is not None
+    def _help(self, loop: asyncio.AbstractEventLoop, share: Call) -> None:
+        """Make a call, and line up for another while the event loop cannot keep up; on a thread."""
+        loop.call_soon_threadsafe(deliver, share[1], self._calls.answers(*share))
+        with self._mutex:
+            more = self._share(CROWD)
+            self._is_helped = more is not None
+        if more is not None:
+            self._threads.submit(self._help, loop, more)
 
     def _answer(
         self, loop: asyncio.AbstractEventLoop, group: list[Search], found: Sequence[Any]

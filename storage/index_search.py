@@ -165,7 +165,7 @@ def _all_at_once(
     vector or with but one other in its place, and no tail beside them.
     """
     limit, (slots, keys) = ask.limit, nearest
-    if slots.shape[1] < limit or len(state.tail):
+    if slots.shape[1] < limit:
         return None
     if ask.selection is EVERYTHING:
         slots, keys = slots[:, :limit], keys[:, :limit]

@@ -72,6 +72,11 @@ class ReadWriteLock:
             self._open()
 
     @property
+    def would_wait(self) -> bool:
+        """Whether a reader that came now would wait."""
+        return self._writer
+
+    @property
     def contended(self) -> bool:
         """Whether readers wait for the writer to leave."""
         return self._queued > 0

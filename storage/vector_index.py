@@ -44,6 +44,8 @@ _Change = tuple[int, Sequence[Row], Sequence[int], Payloads]
 
 _MEASURED_AT_ONCE: Final = 16
 """Queries of a call, after which the builder's thread has to get the interpreter again."""
+_FEW_DEFERRED: Final = 256
+"""They are taken in within a millisecond."""
 _DEFERRED_MAX: Final = 4096
 """Rows that may wait; what exceeds them is work for the writer."""
 
@@ -306,6 +308,13 @@ class VectorIndex:
         if self._deferred or self._settling.locked():
             return False
         return not (self._tail_size or self._builder.rebuilding)
+
+    @property
+    def would_wait(self) -> bool:
+        """Whether a search would wait for a writer, or have more than a few rows to take in."""
+        if self._state.lock.would_wait or self._settling.locked():
+            return True
+        return self._deferred_in - self._deferred_out > _FEW_DEFERRED
 
     @property
     def garbage(self) -> float:

@@ -1,9 +1,9 @@
 """Searches that need none of what the general way is made for: no task, no router, no middleware.
 
 A request of the common shape (a search by a vector on a keep-alive connection, its small body here
-in one piece, nothing special in its head) is decoded with the same strictness as any other, handed
-to the lanes, and answered from a callback. At the first sign of anything else, a refusal included,
-the request goes the general way from its beginning. So this module knows one answer, 200.
+in one piece, nothing special in its head) is decoded with the same strictness as any other, its
+search is begun, and it is answered from a callback. At the first sign of anything else, a refusal
+included, the request goes the general way from its beginning. So this module knows one answer, 200.
 
 It takes parsed messages: bytes from the network are aiohttp's business here, too.
 """

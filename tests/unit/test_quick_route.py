@@ -20,7 +20,7 @@ from cluster.config import Config
 from cluster.control_group import MemoryReading
 from cluster.memory_guard import MemoryGuard
 from cluster.model import Point
-from cluster.quick_search import QuickSearch
+from cluster.quick_search import QuickQuery, QuickSearch
 from storage.payload_index.fields import FieldIndex
 from tests.unit.api_router import LetterEmbedder
 from tests.unit.router_cluster import cluster
@@ -191,6 +191,23 @@ async def test_a_payload_that_changed_is_shown_anew():
         points = quick[2]["result"]["points"]
         assert [point["payload"]["text"] for point in points[:2]] == ["new", "new"]
         assert nearest[2] not in [point["id"] for point in points]
+
+
+async def test_the_event_loop_shows_payloads_that_are_known_and_reads_none(monkeypatch):
+    """The rest is read where the search is finished, on a thread; then it is known."""
+    async with both_ways() as ways:
+        quick, begun = ways.counted._inner, []
+        monkeypatch.setattr(quick._turns, "begin", lambda key, search: begun.append((key, search)))
+        assert quick.begin(QuickQuery("things", PLAIN["query"], 5, None, True), lambda _: None)
+        (((index, limit, _), search),) = begun
+        (hits,) = index.search_many(search.vector.reshape(1, -1), limit)
+        with monkeypatch.context() as patched:
+            patched.delattr("cluster.quick_search.fetch_rows")
+            assert search.at_once(hits) is None
+        shown = search.finish(hits)
+        monkeypatch.delattr("cluster.quick_search.fetch_rows")
+
+        assert search.at_once(hits) == shown
 
 
 FILTERED = [

@@ -28,6 +28,8 @@ class Gated:
         self.calls: list[tuple[int, int, int | None]] = []
         self.failure: Exception | None = None
 
+    would_wait = False
+
     def search_many(self, vectors, limit, *, ef=None, unit=False):
         self.calls.append((len(vectors), limit, ef))
         assert self.gate.wait(10)
