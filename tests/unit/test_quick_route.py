@@ -198,7 +198,9 @@ async def test_the_event_loop_shows_payloads_that_are_known_and_reads_none(monke
     async with both_ways() as ways:
         quick, begun = ways.counted._inner, []
         monkeypatch.setattr(quick._turns, "begin", lambda key, search: begun.append((key, search)))
-        assert quick.begin(QuickQuery("things", PLAIN["query"], 5, None, True), lambda _: None)
+        assert quick.begin(
+            QuickQuery("things", [1, 0.5, -0.25, 0.1], 5, None, True), lambda _: None
+        )
         (((index, limit, _), search),) = begun
         (hits,) = index.search_many(search.vector.reshape(1, -1), limit)
         with monkeypatch.context() as patched:

@@ -239,35 +239,38 @@ async def test_what_has_nothing_to_answer_with_at_once_is_for_a_thread(pool):
     assert turns.index.here == []
 
 
-class Endless(Watched):
+class Endless:
     """An index whose every call sees to it that another search of it waits when it is over."""
 
+    would_wait = False
+
     def __init__(self, turns: "Turns", loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self.cost_s, self.turns, self.loop = 1.0, turns, loop
+        self.turns, self.loop = turns, loop
+        self.asked: list[asyncio.Future] = []
         self.ended = False
+
+    def line_up(self):
+        self.asked += [self.turns.begin(1, index=self) for _ in range(3)]
 
     def search_many(self, vectors, limit, *, ef=None, unit=False):
         lined_up = threading.Event()
 
         def line_up():
-            for _ in range(3):
-                self.turns.begin(1, index=self)
+            self.line_up()
             lined_up.set()
 
         if not self.ended:
             self.loop.call_soon_threadsafe(line_up)
             assert lined_up.wait(10)
-        self.turns.index.now_s += self.cost_s
-        return self.index.search_many(vectors, limit, ef=ef, unit=unit)
+        self.turns.index.now_s += 1.0
+        return self.turns.index.index.search_many(vectors, limit, ef=ef, unit=unit)
 
 
 async def test_long_searches_without_end_keep_no_short_one_waiting(pool):
     """Threads that make long searches take what helps the event loop in between."""
     turns = await Turns(pool).known()
     endless = Endless(turns, asyncio.get_running_loop())
-    for _ in range(4):
-        turns.begin(1, index=endless)
+    endless.line_up()
     try:
         for _ in range(10):
             asked = [turns.begin(n) for n in range(2 * COMPANY)]
@@ -367,12 +370,12 @@ async def test_every_search_is_answered_once_with_its_own_hits(pool):
 
 def test_a_cost_rises_sooner_than_it_falls():
     """A kind of search that is long now and then is not taken for a short one soon after."""
-    index, clock = Watched(), [0.0]
-    calls = SearchCalls(lambda: clock[0])
+    index = Watched()
+    calls = SearchCalls(lambda: index.now_s)
     key = (index, 1, None)
 
     def search(cost_s):
-        index.search_many = lambda *_, **__: clock.__setitem__(0, clock[0] + cost_s) or [[]]
+        index.cost_s = cost_s
         calls.hits(key, [Search(near(1), ids, ids)])
         return calls.cost_s(key)
 
