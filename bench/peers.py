@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import random
 import shutil
 import subprocess
@@ -28,7 +27,6 @@ from cluster.ports import free_base
 from storage.embedded_postgres import EmbeddedPostgres
 from storage.postgres_programs import PACKAGE
 
-_START_S: Final = 60.0
 _CHROMA_EF: Final = 100
 _PGVECTOR_EF: Final = 40
 """Beam widths that these use when nobody says."""
@@ -157,8 +155,9 @@ def chroma(program: str) -> Iterator[Chroma]:
         words = [program, "run", "--path", folder, "--port", str(port)]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            _await_port(port)
-            yield Chroma(port, process.pid)
+            server = Chroma(port, process.pid)
+            server.until_up("/api/v2/heartbeat", process)
+            yield server
         finally:
             process.terminate()
             process.wait(30)
@@ -176,20 +175,6 @@ def pgvector() -> Iterator[Pgvector]:
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _await_port(port: int) -> None:
-    until = time.perf_counter() + _START_S
-    while True:
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/api/v2/heartbeat")
-            connection.getresponse().read()
-            return
-        except OSError:
-            if time.perf_counter() > until:
-                raise
-            time.sleep(0.1)
 
 
 def _chroma_batches(vectors: Matrix) -> Iterator[bytes]:

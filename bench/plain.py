@@ -15,7 +15,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,8 +34,6 @@ from cluster.ports import free_base
 
 PATH: Final = "/search"
 THREADS: Final = 2
-_START_S: Final = 60.0
-_POLL_S: Final = 0.05
 
 
 class Plain(OverHttp):
@@ -79,24 +76,11 @@ def plain(limit: InProcess, ef: int) -> Iterator[Plain]:
         process = subprocess.Popen(words)
         try:
             server = Plain(port, process.pid, ef)
-            _until_up(server, process)
+            server.until_up(PATH, process)
             yield server
         finally:
             process.terminate()
             process.wait()
-
-
-def _until_up(server: Plain, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_S
-    while True:
-        try:
-            server.call("GET", PATH)
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(_POLL_S)
-        else:
-            return
 
 
 def _bodies(queries: Matrix, ef: int) -> list[bytes]:

@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import itertools
 import os
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ STORING_CLIENTS: Final = 4
 _BATCHES_AT_A_TIME: Final = 120
 JSON: Final = "application/json"
 _POLL_S: Final = 0.2
+_START_S: Final = 60.0
 
 Found = list[list[int]]
 
@@ -137,6 +139,19 @@ class OverHttp:
         if answer.status >= 300:
             raise RuntimeError(f"{method} {path}: {answer.status} {raw[:300]!r}")
         return orjson.loads(raw) if raw else None
+
+    def until_up(self, path: str, process: subprocess.Popen[bytes]) -> None:
+        """Wait until GET of a path is answered; raises OSError when its process ended instead."""
+        deadline = time.monotonic() + _START_S
+        while True:
+            try:
+                self.call("GET", path)
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_S)
+            else:
+                return
 
     def send_batches(
         self, method: str, path: str, bodies: Iterator[bytes], media_type: str = JSON

@@ -138,17 +138,18 @@ class QuickSearch:
 
     def _with_known_payloads(self, uid: int, hits: Sequence[IndexHit]) -> bytes | None:
         """Return hits with their payloads if none of these has to be read."""
-        shown = []
-        for hit in hits:
-            payload = self._payloads.get(PayloadKey(uid, hit.id, hit.version))
-            if payload is None:
-                return None
-            shown.append(_shown(hit, hit.version, payload))
-        return orjson.dumps(shown)
+        known = self._known(uid, hits)
+        pairs = zip(hits, known, strict=True)
+        shown = [_shown(hit, hit.version, payload) for hit, payload in pairs if payload is not None]
+        return orjson.dumps(shown) if len(shown) == len(hits) else None
+
+    def _known(self, uid: int, hits: Sequence[IndexHit]) -> list[bytes | None]:
+        """Return the payload of each hit if it was read lately."""
+        return [self._payloads.get(PayloadKey(uid, hit.id, hit.version)) for hit in hits]
 
     def _with_payloads(self, uid: int, hits: Sequence[IndexHit]) -> bytes:
         """Return hits with their payloads; one whose row is gone was deleted meanwhile."""
-        known = [self._payloads.get(PayloadKey(uid, hit.id, hit.version)) for hit in hits]
+        known = self._known(uid, hits)
         missing = [hit for hit, payload in zip(hits, known, strict=True) if payload is None]
         rows = self._rows(uid, missing) if missing else {}
         shown = []

@@ -45,7 +45,7 @@ _Change = tuple[int, Sequence[Row], Sequence[int], Payloads]
 _MEASURED_AT_ONCE: Final = 16
 """Queries of a call, after which the builder's thread has to get the interpreter again."""
 _FEW_DEFERRED: Final = 256
-"""They are taken in within a millisecond."""
+"""To take in 4,000 of 384 dimensions took 16 ms, so these take one."""
 _DEFERRED_MAX: Final = 4096
 """Rows that may wait; what exceeds them is work for the writer."""
 

@@ -14,8 +14,7 @@ COUNT, DIMENSION, LIMIT = 4000, 6, 5
 RNG = np.random.default_rng(17)
 VECTORS = RNG.normal(size=(COUNT, DIMENSION)).astype("<f4") * 20
 NUMBERS = RNG.integers(0, 100, COUNT)
-QUERIES = RNG.normal(size=(7, DIMENSION)).astype("<f4") * (10.0 ** np.arange(-3, 4))[:, None]
-QUERIES = QUERIES.astype("<f4")
+QUERIES = (RNG.normal(size=(7, DIMENSION)) * (10.0 ** np.arange(-3, 4))[:, None]).astype("<f4")
 SHARED = 3
 """Of so many rows each two have the same vector."""
 
@@ -24,20 +23,27 @@ def unit(rows):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype("<f4")
 
 
-@pytest.fixture(scope="module", params=["Cosine", "Dot", "Euclid"])
-def filled(request):
-    """An index that has all in its graph, its rows, and queries that suit it."""
-    index = VectorIndex(dimension=DIMENSION, distance=request.param)
+DISTANCES = ["Cosine", "Dot", "Euclid"]
+
+
+def made(distance):
+    """Return an index that has all in its graph, its rows, and queries that suit it."""
+    index = VectorIndex(dimension=DIMENSION, distance=distance)
     index.payloads.set_fields([FieldIndex("n", "integer")], lambda *_: ())
     vectors, queries = VECTORS.copy(), QUERIES
     vectors[-SHARED:] = vectors[:SHARED]
-    if request.param == "Cosine":
+    if distance == "Cosine":
         vectors, queries = unit(vectors), unit(queries)
     rows = [(n, 1, encode_id(n), vectors[n].tobytes()) for n in range(COUNT)]
     index.defer(0, rows, (), [b'{"n":%d}' % n for n in NUMBERS])
     while index.build(COUNT):
         pass
     return index, vectors, queries
+
+
+@pytest.fixture(scope="module", params=DISTANCES)
+def filled(request):
+    return made(request.param)
 
 
 def scores(distance, vectors, query):
@@ -82,9 +88,10 @@ def test_a_call_answers_each_of_its_searches_within_a_filter(filled, below, monk
     check(found, filled, below > NUMBERS)
 
 
-def test_what_died_is_in_no_answer(filled):
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_what_died_is_in_no_answer(distance):
     """A row that is gone makes room for the next one, for those that share a call, too."""
-    index, _, queries = filled
+    filled = index, _, queries = made(distance)
     first = [hits[0] for hits in index.search_many(queries, LIMIT, unit=True)]
     passing = np.ones(COUNT, dtype=np.bool_)
     passing[[hit.seq for hit in first]] = False
