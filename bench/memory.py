@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.dataset import opened
-from bench.served import Served, processor_seconds, serving
+from bench.served import Served, family, processor_seconds, serving
 from bench.systems import Points, until_indexed
 
 _REGION: Final = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)$")
-_ALL: Final = "all (RSS)"
+_ALL: Final = "all (PSS)"
 _CONNECTIONS: Final = 8
 
 
@@ -63,15 +63,23 @@ def _regions(cluster: Served) -> Counter[str]:
     """Return the resident bytes of all nodes together, by what they are."""
     total: Counter[str] = Counter()
     for process in cluster.processes.values():
-        kind = ""
-        for line in Path(f"/proc/{process.pid}/smaps").read_text().splitlines():
-            region = _REGION.match(line)
-            if region is not None:
-                kind = _kind(region[1])
-            elif line.startswith("Rss:"):
-                total[kind] += int(line.split()[1]) * 1024
+        for pid in family(process.pid):
+            total += _regions_of(pid)
     total[_ALL] = total.total()
     return total
+
+
+def _regions_of(pid: int) -> Counter[str]:
+    """Return a process's bytes, with its share of what several have, by what they are."""
+    found: Counter[str] = Counter()
+    kind = ""
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        region = _REGION.match(line)
+        if region is not None:
+            kind = _kind(region[1])
+        elif line.startswith("Pss:"):
+            found[kind] += int(line.split()[1]) * 1024
+    return found
 
 
 def _kind(name: str) -> str:

@@ -108,7 +108,24 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def family(pid: int) -> list[int]:
+    """Return a process and the processes that it has started, as a node starts search workers."""
+    found = [pid]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                found += map(int, task.read_text().split())
+    return found
+
+
 def resident_bytes(pid: int) -> int:
-    """Return what a process has of the machine's memory, with its pages of files."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    """Return what a process and those that it has started have of the machine's memory.
+
+    Each has its share of the pages that several have (PSS), so that no page counts twice.
+    """
+    total = 0
+    for each in family(pid):
+        with contextlib.suppress(OSError):
+            rollup = Path(f"/proc/{each}/smaps_rollup").read_text()
+            total += int(rollup.split("\nPss:", 1)[1].split()[0]) * 1024
+    return total

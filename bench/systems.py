@@ -25,6 +25,7 @@ from bench import load, packed, posting
 from bench.dataset import K, Matrix
 from bench.nodes import started
 from bench.posting import Speed
+from bench.served import resident_bytes
 
 M: Final = 16
 EF_CONSTRUCTION: Final = 200
@@ -165,8 +166,7 @@ class OverHttp:
         """Return the resident memory of all its processes."""
         if self._pids is None:
             return None
-        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._pids)
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return sum(map(resident_bytes, self._pids))
 
 
 class Points(OverHttp):

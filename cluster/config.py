@@ -80,6 +80,11 @@ class Config:
 
     request_timeout_ms: int = _setting(4500, "time a request may take before it answers 503")
     max_staleness_ms: int = _setting(1000, "age of leader contact that a default read accepts")
+    search_workers: int = _setting(
+        -1,
+        "processes that a node forks to share its searches while there are many; 0: none; -1: one "
+        "for each processor, at most 8",
+    )
     body_bytes_max: int = _setting(64 * MIB, "largest HTTP request body")
     batch_points_max: int = _setting(10_000, "points in one upsert")
     payload_bytes_max: int = _setting(64 * KIB, "payload of one point, as JSON")
@@ -143,6 +148,7 @@ class Config:
             self.segment_bytes >= 2 * self.command_bytes_max, "segment_bytes", "holds two commands"
         )
 
+        self._require(-1 <= self.search_workers <= 32, "search_workers", "must be -1..32")
         self._require(self.backend in BACKENDS, "backend", f"is one of {', '.join(BACKENDS)}")
         self._require(
             self.backend == "cluster" or self.checkpoint_url not in ("", NOWHERE),

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
+
+import msgspec
 
 from cluster.metadata import ClusterView, MetadataMachine
 from cluster.replica import Replica
@@ -24,6 +26,17 @@ from storage.payload_index.fields import FieldIndex
 
 Row = tuple[int, int, bytes, bytes]
 """(seq, version, id, vector)."""
+
+
+class Changed(msgspec.Struct, array_like=True, frozen=True):
+    """What an index was told of one shard; `shown` is the log index that it may now reflect."""
+
+    uid: int
+    shard: int
+    shown: int
+    rows: list[Row]
+    gone: list[int]
+    payloads: list[bytes | None]
 
 
 class IndexShape(NamedTuple):
@@ -56,6 +69,18 @@ def wanted(view: ClusterView) -> Iterator[Wanted]:
                 yield Wanted(IndexShape(graph.uid + above, graph.dimension, graph.distance))
 
 
+class Audience(Protocol):
+    """Who has copies of the indexes: told of every change before it is acknowledged, in order."""
+
+    def rows_changed(self, changed: Changed) -> None:
+        """Rows of a shard have entered and left an index."""
+        ...
+
+    def reshaped(self) -> None:
+        """Something else has changed: a copy of before is of no use any more."""
+        ...
+
+
 class Indexing:
     """Implements `cluster.raft.driver.Observer`. `machines` are the shards that this node holds.
 
@@ -72,31 +97,41 @@ class Indexing:
         self._machines = machines
         self._load_graphs = load_graphs
         self._open: set[int] = set()
+        self.audience: Audience | None = None
 
     def applied(self, replica: Replica) -> None:
         """A batch was committed."""
         machine = replica.machine
         if isinstance(machine, MetadataMachine):
             self.follow(machine.view)
+            self._reshaped()
         else:
-            self._take(replica.shard, machine.take_changes())
+            self._take(replica, machine.take_changes())
 
     def installed(self, replica: Replica) -> None:
         """The state became another replica's."""
         machine = replica.machine
         if isinstance(machine, MetadataMachine):
             self.follow(machine.view)
+            self._reshaped()
             return
         machine.take_changes()
         for uid in sorted(self._open):
             self._reconcile(uid, replica.shard, machine)
         self._load_graphs(machine)
+        self._reshaped()
+
+    def _reshaped(self) -> None:
+        """Whoever has copies shall know before this is acknowledged."""
+        if self.audience is not None:
+            self.audience.reshaped()
 
     def follow(self, view: ClusterView | None) -> None:
         """Open the indexes of collections that appeared, drop those of collections that went."""
         if view is None:
             return
         live = {each.shape.uid: each for each in wanted(view)}
+        before = self._indexes.uids()
         for uid in [uid for uid in sorted(self._open) if uid not in live]:
             self._open.discard(uid)
             self._indexes.drop(uid)
@@ -109,11 +144,15 @@ class Indexing:
             self._indexes.show(uid)
             if index.payloads.fields != fields:
                 index.payloads.set_fields(fields, partial(self._payloads, uid))
+                self._reshaped()
+        if self._indexes.uids() != before:
+            self._reshaped()
 
     def shard_opened(self, shard: int) -> None:
         """A shard's state was opened: its rows may be newer than the saved indexes."""
         for uid in sorted(self._open):
             self._reconcile(uid, shard, self._machines[shard])
+        self._reshaped()
 
     def _reconcile(self, uid: int, shard: int, machine: ShardMachine) -> None:
         def fetch(seqs: list[int]) -> list[Row]:
@@ -129,7 +168,7 @@ class Indexing:
             rows = machine.rows_by_seq(uid, seqs, with_vector=False, with_payload=True)
             yield from ((row.seq, row.version, row.payload or b"{}") for row in rows)
 
-    def _take(self, shard: int, changes: list[Change]) -> None:
+    def _take(self, replica: Replica, changes: list[Change]) -> None:
         by_collection: dict[int, list[Change]] = {}
         for change in changes:
             by_collection.setdefault(change.collection, []).append(change)
@@ -143,4 +182,8 @@ class Indexing:
             payloads: list[bytes | None] = []
             if index.payloads.has_fields:
                 payloads = [change.payload for change in changed if change.vector is not None]
-            index.defer(shard, rows, gone, payloads)
+            index.defer(replica.shard, rows, gone, payloads)
+            if self.audience is not None:
+                shown = replica.shown_index
+                told = Changed(uid, replica.shard, shown, rows, gone, payloads)
+                self.audience.rows_changed(told)

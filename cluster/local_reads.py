@@ -44,6 +44,8 @@ FoundType = TypeVar("FoundType")
 
 FRESH_FOR_MS: Final = 5
 """Looking at every replica for each search would cost more than decoding the search."""
+_BELIEVED_PART: Final = 4
+"""A copy is believed for at most this part of the age that a read accepts."""
 _FRAME_SHARE: Final = 4
 """An answer fills at most this fraction of a frame, and one more slice of the same size."""
 
@@ -90,14 +92,24 @@ class LocalReads:
         now_s, asked = self._routing.clock(), (shards, max_staleness_ms)
         if asked == self._fresh_for and now_s < self._fresh_until_s:
             return True
-        replicas = self._routing.replicas
-        staleness_ms = self._staleness_ms(max_staleness_ms) - FRESH_FOR_MS
-        if len(replicas) != shards or not all(
-            replica.fresh(staleness_ms) for replica in replicas.values()
-        ):
+        if not self._are_fresh(shards, self._staleness_ms(max_staleness_ms) - FRESH_FOR_MS):
             return False
         self._fresh_for, self._fresh_until_s = asked, now_s + FRESH_FOR_MS / 1000
         return True
+
+    def stays_fresh_ms(self, most_ms: int) -> int:
+        """Return for how long copies of this node's replicas may be believed to be fresh.
+
+        They are fresher by as much; 0: one is not, or a shard has none here.
+        """
+        view, accepted_ms = self._routing.local_view(), self._staleness_ms(None)
+        for_ms = min(most_ms, accepted_ms // _BELIEVED_PART)
+        fresh = view is not None and self._are_fresh(view.shards, accepted_ms - for_ms)
+        return for_ms if fresh else 0
+
+    def _are_fresh(self, shards: int, staleness_ms: int) -> bool:
+        replicas = self._routing.replicas.values()
+        return len(replicas) == shards and all(each.fresh(staleness_ms) for each in replicas)
 
     def has_fresh(self, shard: int, max_staleness_ms: int | None) -> bool:
         """Return whether this node has a fresh replica of a shard."""

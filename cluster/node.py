@@ -51,8 +51,10 @@ from cluster.readiness import Readiness
 from cluster.replica import Replica
 from cluster.router import Router
 from cluster.search_lanes import SEARCH_LANES
+from cluster.search_workers import workers_of
 from cluster.shard import ShardMachine
 from cluster.surroundings import REAL, Surroundings
+from cluster.workers.pool import SearchWorkers
 from storage.embedding import BundledEmbedder
 
 log = logging.getLogger("recollect.node")
@@ -90,6 +92,7 @@ class Node:
         self.machines: dict[int, ShardMachine] = {}
         self.shards: dict[int, Replica] = {}
         self.indexes = surroundings.indexes(config.data_dir / "indexes")
+        self.indexes.before_giving_back = self._shrink
         self.graph_threads = GraphThreads.started(surroundings.threads)
         self.indexing = Indexing(
             self.indexes,
@@ -117,7 +120,12 @@ class Node:
         self.metadata_members = config.metadata_members()
         self.metadata_machine: MetadataMachine | None = None
         self.metadata: Replica | None = None
+        self.workers: SearchWorkers | None = None
         self._told: ClusterView | None = None
+
+    def _shrink(self) -> None:
+        for machine in list(self.machines.values()):
+            machine.shrink()
 
     def on_graph_threads(self, work: Callable[[], None]) -> None:
         """Do work on a graph in memory some time; what it fails with is in the log."""
@@ -130,12 +138,24 @@ class Node:
 
         self.graph_threads.writes.submit(logged)
 
+    @property
+    def search_workers(self) -> int:
+        """Processes that share this node's searches just now."""
+        return 0 if self.workers is None else self.workers.count
+
+    @property
+    def lent_connections(self) -> int:
+        """Connections that they serve."""
+        return 0 if self.workers is None else self.workers.lent
+
     def view(self) -> ClusterView | None:
         """Return the cluster as this node's metadata replica knows it, or as it was told."""
         return self._told if self.metadata_machine is None else self.metadata_machine.view
 
     def _learn(self, view: ClusterView) -> None:
         self._told = view
+        if self.workers is not None:
+            self.workers.reshaped()
 
     async def open(self) -> None:
         """Recover what is on disk, and join the parts; raises CorruptLog or OSError."""
@@ -191,6 +211,7 @@ class Node:
             )
         )
         await runner.setup()
+        self.workers = workers_of(self, runner)
         try:
             await self._serve(runner)
         finally:
@@ -253,12 +274,16 @@ class Node:
             running += [tasks.create_task(each) for each in self.serving()]
             running.append(tasks.create_task(self.memory_watch.run()))
             running.append(tasks.create_task(self.disk_watch.run()))
+            if self.workers is not None:
+                running.append(tasks.create_task(self.workers.run()))
             if self.router.checkpoints is not None:
                 running.append(tasks.create_task(self.router.checkpoints.run()))
             if self.router.outbox is not None:
                 running.append(tasks.create_task(self.router.outbox.run()))
             await self._until_signalled()
             await hand_over(self)
+            if self.workers is not None:
+                await self.workers.close()
             await runner.cleanup()
             for task in running:
                 task.cancel()

@@ -27,6 +27,8 @@ def node_metrics(node: Node) -> CollectorRegistry:
         ("memory_full", "1 while writes are refused for want of memory.", lambda: node.memory.full),
         ("checkpoint_failed", "1 while checkpoints have a problem.", lambda: bool(_problem(node))),
         ("loop_lag_seconds", "How late the event loop is.", lambda: node.driver.loop_lag_s),
+        ("search_workers", "Processes that share the searches.", lambda: node.search_workers),
+        ("search_workers_connections", "Connections they serve.", lambda: node.lent_connections),
     ):
         _gauge(registry, name, text, read)
     if node.router.outbox is not None:

@@ -11,23 +11,21 @@ stored.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import orjson
 
 from cluster.local_queries import fetch_rows
-from cluster.local_reads import LocalReads
 from cluster.model import Collection, Session, Vector
 from cluster.payload_cache import PayloadCache, PayloadKey
-from cluster.peer_methods import Fetch, FetchedRow
+from cluster.peer_methods import Fetch
 from cluster.routing import Routing
-from cluster.search_calls import Search
+from cluster.search_calls import GroupKey, Search
 from cluster.search_lanes import ROWS_AT_ONCE, Passing
-from cluster.search_turns import SearchTurns
 from storage.filters import Filter
 from storage.ids import INTEGER_TAG, decode_id
 from storage.index_set import IndexSet
@@ -37,6 +35,10 @@ from storage.vector_index import IndexHit, VectorIndex
 SQUARE_MAX: Final = float(np.finfo(np.float32).max) ** 2
 TOKEN_SHARDS_MAX: Final = 300
 """Shards in the session token of a read; clients take headers of 8 KiB."""
+
+
+Payload = tuple[bytes, int, bytes]
+"""(id, version, JSON) of a point."""
 
 
 class Where(NamedTuple):
@@ -57,6 +59,31 @@ class QuickQuery(NamedTuple):
     where: Where | None = None
 
 
+class Turns(Protocol):
+    """What makes searches: `search_turns`, or `cluster.workers.turn` in a worker."""
+
+    def begin(self, key: GroupKey, search: Search) -> None:
+        """Begin a search of (index, limit, ef); its `done` is called some time."""
+        ...
+
+
+class Freshness(Protocol):
+    """Knows whether this node's replicas may be read, as `cluster.local_reads` does."""
+
+    def serves_all(self, shards: int, max_staleness_ms: int | None) -> bool:
+        """Return whether every shard has a fresh replica on this node."""
+        ...
+
+
+class FreshByOthers:
+    """In a search worker the node tells (`cluster.workers.shared_state`), and the worker has asked:
+    what its copies of replicas heard of their leaders is as old as they are."""
+
+    def serves_all(self, shards: int, max_staleness_ms: int | None) -> bool:  # noqa: ARG002
+        """Return True."""
+        return True
+
+
 @dataclass(slots=True)
 class _Token:
     """The last session token, and what it says."""
@@ -69,14 +96,24 @@ class QuickSearch:
     """See the module."""
 
     def __init__(
-        self, routing: Routing, indexes: IndexSet, local: LocalReads, turns: SearchTurns
+        self,
+        routing: Routing,
+        indexes: IndexSet,
+        local: Freshness,
+        turns: Turns,
+        payloads: PayloadCache | None = None,
     ) -> None:
         self._routing = routing
         self._indexes = indexes
         self._turns = turns
         self._local = local
-        self._payloads = PayloadCache()
+        self._payloads = payloads or PayloadCache()
         self._token = _Token()
+
+    def in_worker(self, turns: Turns) -> QuickSearch:
+        """Return the same for a search worker, with its own maker of searches."""
+        freshness, payloads = FreshByOthers(), self._payloads
+        return QuickSearch(self._routing, self._indexes, freshness, turns, payloads)
 
     def begin(self, query: QuickQuery, done: Callable[[bytes | BaseException], None]) -> bool:
         """Begin a search; False: this node cannot answer it at once, or would refuse it.
@@ -94,7 +131,7 @@ class QuickSearch:
         vector = _prepared(collection, query.vector)
         if vector is None:
             return False
-        search = Search(vector, _bare, done, _bare)
+        search = Search(vector, _bare, done, _bare, collection.uid)
         if query.with_payload:
             search.finish = partial(self._with_payloads, collection.uid)
             search.at_once = partial(self._with_known_payloads, collection.uid)
@@ -138,43 +175,64 @@ class QuickSearch:
 
     def _with_known_payloads(self, uid: int, hits: Sequence[IndexHit]) -> bytes | None:
         """Return hits with their payloads if none of these has to be read."""
-        known = self._known(uid, hits)
+        known = self.known(uid, hits)
         pairs = zip(hits, known, strict=True)
         shown = [_shown(hit, hit.version, payload) for hit, payload in pairs if payload is not None]
         return orjson.dumps(shown) if len(shown) == len(hits) else None
 
-    def _known(self, uid: int, hits: Sequence[IndexHit]) -> list[bytes | None]:
+    def known(self, uid: int, hits: Sequence[IndexHit]) -> list[bytes | None]:
         """Return the payload of each hit if it was read lately."""
         return [self._payloads.get(PayloadKey(uid, hit.id, hit.version)) for hit in hits]
 
     def _with_payloads(self, uid: int, hits: Sequence[IndexHit]) -> bytes:
         """Return hits with their payloads; one whose row is gone was deleted meanwhile."""
-        known = self._known(uid, hits)
-        missing = [hit for hit, payload in zip(hits, known, strict=True) if payload is None]
-        rows = self._rows(uid, missing) if missing else {}
-        shown = []
-        for hit, payload in zip(hits, known, strict=True):
-            row = rows.get(hit.id)
-            if payload is not None:
-                shown.append(_shown(hit, hit.version, payload))
-            elif row is not None:
-                shown.append(_shown(hit, row.version, row.payload or b"{}"))
-        return orjson.dumps(shown)
+        known = self.known(uid, hits)
+        rows = self.read(uid, lacking(hits, known))
+        return with_payloads(hits, known, {each: (version, raw) for each, version, raw in rows})
 
-    def _rows(self, uid: int, hits: Sequence[IndexHit]) -> dict[bytes, FetchedRow]:
+    def learn(self, uid: int, rows: Sequence[Payload]) -> None:
+        """Keep payloads that were read."""
+        for each, version, payload in rows:
+            self._payloads.put(PayloadKey(uid, each, version), payload)
+
+    def read(self, uid: int, points: Sequence[tuple[bytes, int]]) -> list[Payload]:
+        """Return the payloads of points (id, shard) that are there; reads a disk."""
         by_shard: dict[int, list[bytes]] = {}
-        for hit in hits:
-            by_shard.setdefault(hit.shard, []).append(hit.id)
+        for each, shard in points:
+            by_shard.setdefault(shard, []).append(each)
         fetch = Fetch(uid, by_shard, with_vector=False, with_payload=True)
         replicas = self._routing.replicas
-        rows = {
-            row.id: row
+        rows = [
+            (row.id, row.version, row.payload or b"{}")
             for shard, ids in by_shard.items()
             for row in fetch_rows(replicas[shard].machine, fetch, ids)
-        }
-        for row in rows.values():
-            self._payloads.put(PayloadKey(uid, row.id, row.version), row.payload or b"{}")
+        ]
+        self.learn(uid, rows)
         return rows
+
+
+def lacking(hits: Sequence[IndexHit], known: Sequence[bytes | None]) -> list[tuple[bytes, int]]:
+    """Return (id, shard) of the hits whose payload is not known."""
+    pairs = zip(hits, known, strict=True)
+    return [(hit.id, hit.shard) for hit, payload in pairs if payload is None]
+
+
+def with_payloads(
+    hits: Sequence[IndexHit],
+    known: Sequence[bytes | None],
+    rows: Mapping[bytes, tuple[int, bytes]],
+) -> bytes:
+    """Return hits as JSON with payloads that are known, or are here by id, with their versions.
+
+    One that is in neither was deleted meanwhile, and is left out.
+    """
+    shown = []
+    for hit, payload in zip(hits, known, strict=True):
+        if payload is not None:
+            shown.append(_shown(hit, hit.version, payload))
+        elif hit.id in rows:
+            shown.append(_shown(hit, *rows[hit.id]))
+    return orjson.dumps(shown)
 
 
 def _bare(hits: Sequence[IndexHit]) -> bytes:

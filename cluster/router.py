@@ -122,9 +122,9 @@ class Router:
         self._leaders = Leaders(self._routing)
         guards = [guard for guard in (self.memory, self.disk) if guard is not None]
         self._writes = WritePath(self._routing, self._leaders, self.request_ids, guards)
-        self._local = local = LocalReads(self._routing, self.indexes, lanes)
+        self.local = local = LocalReads(self._routing, self.indexes, lanes)
         scatter = Scatter(self._routing, local)
-        self._reads = ReadPath(self._routing, self._leaders, self._local, scatter)
+        self._reads = ReadPath(self._routing, self._leaders, self.local, scatter)
         here = (self._routing, self.indexes, local)
         self._searches = SearchPath(*here, lanes, scatter, self._reads)
         self.quick = QuickSearch(*here, SearchTurns(lanes))
@@ -151,7 +151,7 @@ class Router:
         local = LocalGraphs(
             routing=self._routing,
             indexes=self.indexes,
-            local=self._local,
+            local=self.local,
             threads=self.graph_threads or GraphThreads(here, here, here),
             admit_growth=self._writes.admit_growth,
             pause=self.pause,
@@ -186,7 +186,7 @@ class Router:
     def register_handlers(self) -> None:
         """Answer other nodes' calls. None of them is ever forwarded."""
         self._leaders.register()
-        self._local.register()
+        self.local.register()
         self._catalog.register()
         self._collection_status.register()
         self._cluster_status.register()

@@ -40,6 +40,8 @@ class Search:
     finish: Finish
     done: Done
     at_once: Finish | None = None
+    collection: int = 0
+    """Its uid."""
 
 
 class SearchableIndex(Protocol):
@@ -74,6 +76,10 @@ class SearchCalls:
     def cost_s(self, key: GroupKey) -> float | None:
         """Return what a search costs, in seconds of the processor; None: not known."""
         return self._cost_s.get(hash(key))
+
+    def forget(self) -> None:
+        """Forget what searches cost."""
+        self._cost_s.clear()
 
     def hits(self, key: GroupKey, group: Sequence[Search]) -> Sequence[Any]:
         """Return the hits of each search, or an exception for each."""

@@ -144,17 +144,35 @@ class BeamWidth:
     def note(self, query: Keys, rows: int) -> bool:
         """Take notice of a query of a graph of so many rows; True: it is time to measure."""
         self._seen += 1
-        early = self._rounds < EARLY_ROUNDS or self._has_grown(rows)
-        if self._seen % (SAMPLE_EVERY if early else SAMPLE_LATER_EVERY):
+        if self._seen % (SAMPLE_EVERY if self.is_early(rows) else SAMPLE_LATER_EVERY):
             return False
         if len(self._samples) >= SAMPLES or not self._is_new(rows):
             return False
         self._samples.append(query.copy())
         return self.is_due(rows)
 
+    def take_samples(self) -> list[Keys]:
+        """Return the queries that were kept, and keep them no longer."""
+        taken, self._samples = self._samples, []
+        return taken
+
+    def add_samples(self, queries: Sequence[Keys], rows: int) -> bool:
+        """Keep queries that somebody else kept; True: it is time to measure."""
+        room = SAMPLES - len(self._samples)
+        if not queries or not self._is_new(rows):
+            return False
+        self._samples += queries[:room]
+        return self.is_due(rows)
+
     def is_due(self, rows: int) -> bool:
         """Return whether a round is to be measured on a graph of so many rows."""
         return len(self._samples) >= SAMPLES and self._is_new(rows)
+
+    def is_early(self, rows: int) -> bool:
+        """Return whether little is known of a graph of so many rows, and that of few queries."""
+        if rows < ROWS_MIN:
+            return False
+        return self._rounds < EARLY_ROUNDS or self._has_grown(rows)
 
     def _is_new(self, rows: int) -> bool:
         return rows >= ROWS_MIN and (self._rounds < ROUNDS or self._has_grown(rows))

@@ -19,9 +19,10 @@ from storage.kept_rows import Kept, room_for
 from storage.metric import Matrix, Query, smallest
 from storage.own_search import OwnSearch
 from storage.payload_index.index import PayloadIndex, weakly
-from storage.payload_index.selection import ByPayload
+from storage.payload_index.selection import ByPayload, NotIndexed
 from storage.slots import IndexHit, make_hits
 
+_TO_GATHER_MAX: Final = 64
 _KEPT_COST: Final = 0.02
 """What comparing a row that is kept costs, in rows of a search's beam: 0.03 to 0.06 us of 3."""
 _AT_ONCE_BYTES: Final = 10 << 20
@@ -45,7 +46,8 @@ class FilteredSearch:
         self._payloads = payloads
         self._flood = flood
         self._settle = weakly(settle)
-        self.own = OwnSearch(state, weakly(changed))
+        self._changed = weakly(changed)
+        self.own = OwnSearch(state, self._changed)
 
     def many(
         self,
@@ -100,6 +102,37 @@ class FilteredSearch:
             return None
         return self.many(vector, limit, rows, ef=ef, unit=True)[0]
 
+    @property
+    def has_work(self) -> bool:
+        """Whether `build` would do something."""
+        return bool(self._state.to_gather) or self.own.has_work
+
+    def build(self, limit: int) -> int:
+        """Gather for filters that copies asked for often, and go on with filters' own graphs.
+
+        Returns how many rows were moved.
+        """
+        moved = 0
+        while self._state.to_gather:
+            try:
+                kept = _gathered(self._state, self._state.to_gather.popleft())
+            except NotIndexed:
+                continue
+            moved += 0 if kept is None else len(kept.slots)
+        return moved or self.own.build(limit)
+
+    def take_to_gather(self) -> list[ByPayload]:
+        """Return the filters whose rows would have been gathered, each once; in a copy."""
+        asked = self._state.to_gather
+        return list(dict.fromkeys(asked.popleft() for _ in range(len(asked))))
+
+    def gather(self, rows: ByPayload) -> None:
+        """Have a filter's rows gathered soon."""
+        asked = self._state.to_gather
+        if rows not in asked and len(asked) < _TO_GATHER_MAX:
+            asked.append(rows)
+            self._changed()
+
     def _kept_now(self, rows: ByPayload) -> Kept | None:
         """Return what is kept of a filter, if nobody is at it just now."""
         state = self._state
@@ -122,6 +155,9 @@ class FilteredSearch:
             expected = rows.expected(state.table)
         beam = first_beam(state, ask)
         if beam.width != beam.all and expected * _KEPT_COST > beam.width:
+            return None
+        if state.is_copy:
+            state.to_gather.append(rows)
             return None
         return _gathered(state, rows)
 
@@ -146,6 +182,7 @@ def _gathered(state: IndexState, rows: ByPayload) -> Kept | None:
         state.lock.release_read()
     with state.mutex:
         state.kept.keep(rows, kept, instant, room)
+        state.improved += 1
     return kept
 
 

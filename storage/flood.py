@@ -40,6 +40,11 @@ class Flood:
     _at_s: float = 0.0
     _pours: bool = False
 
+    def take_searched(self) -> bool:
+        """Return whether somebody has searched since the last call; in a copy."""
+        searched, self.searched = self.searched, False
+        return searched
+
     def lasts(self, rows: int, waiting: int, now_s: float, *, segment_due: bool = False) -> bool:
         """Look: return whether to wait; `rows` ever came, and of these so many are `waiting`.
 

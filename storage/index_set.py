@@ -64,10 +64,13 @@ class IndexSet:
         self._hidden: set[int] = set()
         self._failed: dict[int, int] = {}
         """Unsaved rows at a save that failed; the next is tried when as many have come again."""
+        self._paused = False
         self._filling = 0
         """How many are at filling indexes from the store just now."""
         self._untidy = 0
         """Rows built since memory was last given back."""
+        self.before_giving_back: Callable[[], object] = lambda: None
+        """Called on the builder's thread when a load of rows is over: others may let memory go."""
         self._mutex = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -117,6 +120,21 @@ class IndexSet:
     def get(self, uid: int) -> VectorIndex | None:
         """Return the index of a collection if it is open and not hidden."""
         return None if uid in self._hidden else self._indexes.get(uid)
+
+    def opened(self) -> dict[int, VectorIndex]:
+        """Return the indexes that searches may have, in the order of their uids."""
+        found = ((uid, self.get(uid)) for uid in self.uids())
+        return {uid: index for uid, index in found if index is not None}
+
+    @property
+    def improved(self) -> int:
+        """Tells whether searches take less time than at another moment."""
+        return sum(index.improved for index in self.opened().values())
+
+    @property
+    def loose(self) -> int:
+        """Rows that searches compare one by one, of the index that has most of them."""
+        return max((index.loose for index in self.opened().values()), default=0)
 
     def uids(self) -> list[int]:
         """Return the uids of the open indexes, ascending."""
@@ -274,14 +292,21 @@ class IndexSet:
                     self._save_measured(uid, index, measured)
             self._tidy_up(built)
 
+    def pause(self, *, paused: bool) -> None:
+        """Let the builder wait after what it is at; it is inside an index nearly all the time."""
+        if paused != self._paused:
+            self._paused = paused
+            self._wake.set()
+
     def _may_build(self) -> bool:
-        return not (self._filling or self._stopping.is_set())
+        return not (self._filling or self._paused or self._stopping.is_set())
 
     def _tidy_up(self, built: int) -> None:
         """Give memory back when a load of rows has been built; `built` came in this round."""
         self._untidy += built
         if not built and self._untidy >= _ROWS_UNTIDY:
             self._untidy = 0
+            self.before_giving_back()
             self._give_back()
 
     def _is_worth_saving(self, uid: int, index: VectorIndex) -> bool:

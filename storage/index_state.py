@@ -16,6 +16,7 @@ Locks, always taken in this order:
 from __future__ import annotations
 
 import threading
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from storage.kept_rows import KeptRows
 from storage.metric import Metric
 from storage.own_graphs import OwnGraphs
 from storage.payload_index.columns import PayloadColumns
+from storage.payload_index.selection import ByPayload
 from storage.rwlock import ReadWriteLock
 from storage.segments import (
     COVERED_BYTES_MAX,
@@ -90,6 +92,17 @@ class IndexState:
         """Rows that the graph was last seen not to reach; a guess that only costs time."""
         self.changes = 0
         """Rows that entered or left since the last save."""
+        self.is_copy = False
+        """Whether this is a forked process's: searches gather and make nothing of their own."""
+        self.improved = 0
+        """How often something was found that lets searches take less time."""
+        self.to_gather: deque[ByPayload] = deque()
+        """Filters whose rows copies would have gathered; in a copy, what it would have gathered."""
+
+    def become_copy(self) -> None:
+        """Be a forked process's own: threads that have locks are not there any more."""
+        self.is_copy = True
+        self.building, self.lock, self.mutex = threading.Lock(), ReadWriteLock(), threading.Lock()
 
     def new_graph(self) -> Hnsw | None:
         """Return an empty graph, or None for a distance that has none."""

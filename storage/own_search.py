@@ -77,6 +77,19 @@ class OwnSearch:
         """Whether `build` would do something."""
         return self._state.own.due is not None
 
+    def make(self, rows: ByPayload) -> None:
+        """Have a graph made for a filter, unless one is being made."""
+        with self._state.mutex:
+            if self._state.own.due is None:
+                self._state.own.due = rows
+        self._changed()
+
+    def take_due(self) -> ByPayload | None:
+        """Return the filter for which a graph is due, and forget that it is; in a copy."""
+        with self._state.mutex:
+            due, self._state.own.due = self._state.own.due, None
+        return due
+
     def build(self, limit: int) -> int:
         """Add up to about `limit` rows to the graph of a filter that is due; return how many."""
         if not self.has_work:
@@ -95,6 +108,7 @@ class OwnSearch:
                 if self._draft is None:
                     with state.mutex:
                         state.own.end(own)
+                        state.improved += own is not None
             return moved
 
     def _begin(self) -> OwnDraft | None:

@@ -165,6 +165,15 @@ class StateFile:
                 with self._writing:
                     yield self._connection
 
+    def shrink(self) -> None:
+        """Let the writer's cache of pages go, unless somebody is writing just now."""
+        if self._writing.acquire(blocking=False):
+            try:
+                if not self._closed:
+                    self._connection.execute("PRAGMA shrink_memory")
+            finally:
+                self._writing.release()
+
     def make_durable(self) -> int:
         """Checkpoint, and return the applied index that a power cut can no longer take back.
 

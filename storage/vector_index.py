@@ -18,32 +18,32 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from storage.beam_width import DEFAULT_EF, NEIGHBOURS, TAIL_MAX, Measured
+from storage.beam_width import DEFAULT_EF, Measured
 from storage.filtered_search import FilteredSearch
 from storage.flood import Flood
 from storage.index_builder import Builder, Clock, needs_rebuild
 from storage.index_search import EVERYTHING, Ask, check_asked, search, search_many
 from storage.index_state import Image, IndexState, Shape
-from storage.metric import Keys, Matrix, Query
-from storage.payload_index.index import PayloadIndex
+from storage.metric import Keys, Matrix
+from storage.payload_index.index import PayloadIndex, weakly
 from storage.payload_index.selection import NotIndexed
 from storage.row_intake import Arrival, Payloads, Row, take_in
 from storage.selection import Restriction, Selection
 from storage.seq_slots import Numbers
 from storage.slots import IndexHit
+from storage.standstill import Patience, standing_still
+from storage.tuning import Tuning
 
 __all__ = ["DEFAULT_EF", "IndexHit", "IndexStats", "NotIndexed", "Row", "VectorIndex"]
 
 _Change = tuple[int, Sequence[Row], Sequence[int], Payloads]
 """(shard, rows to add, sequence numbers to remove, payloads of the rows)."""
 
-_MEASURED_AT_ONCE: Final = 16
-"""Queries of a call, after which the builder's thread has to get the interpreter again."""
 _FEW_DEFERRED: Final = 256
 """To take in 4,000 of 384 dimensions took 16 ms, so these take one."""
 _DEFERRED_MAX: Final = 4096
@@ -89,15 +89,17 @@ class VectorIndex:
         self._state = IndexState(Shape(dimension, distance, m, ef_construct, seed))
         self._builder = Builder(self._state, clock=clock, threads=build_threads)
         self._on_change = on_change
-        self.payloads = PayloadIndex(self._state, self._take_deferred, self._changed)
+        self.payloads = PayloadIndex(self._state, self.settle, self._changed)
         """What filters ask of the rows' payloads."""
+        self.tuning = Tuning(self._state, weakly(self._changed))
+        """How wide to look where nobody says."""
         self._settling = threading.Lock()
         self._deferred: deque[_Change] = deque()
         self._deferred_in = self._deferred_out = 0
         """Rows ever deferred, and ever taken in: each is counted by one thread at a time."""
         self.flood = Flood(row_bytes=4 * dimension)
         self.filtered = FilteredSearch(
-            self._state, self.payloads, self.flood, self._take_deferred, self._changed
+            self._state, self.payloads, self.flood, self.settle, self._changed
         )
 
     @property
@@ -113,7 +115,7 @@ class VectorIndex:
         """
         if not rows:
             return
-        self._take_deferred()
+        self.settle()
         take_in(self._state, [Arrival(shard, rows)])
         self._changed()
 
@@ -133,10 +135,10 @@ class VectorIndex:
         self._deferred.append((shard, rows, gone, payloads))
         self._deferred_in += len(rows)
         if self._deferred_in - self._deferred_out > _DEFERRED_MAX:
-            self._take_deferred()
+            self.settle()
         self._changed()
 
-    def _take_deferred(self) -> None:
+    def settle(self) -> None:
         """Take in what was deferred. Before it returns, all that waited at the call is in."""
         if not self._deferred:
             with self._settling:  # another thread may be at it
@@ -164,7 +166,7 @@ class VectorIndex:
 
     def remove(self, shard: int, seqs: Sequence[int] | Numbers) -> None:
         """Remove rows; absent ones are passed over."""
-        self._take_deferred()
+        self.settle()
         self._remove(shard, seqs)
         self._changed()
 
@@ -176,7 +178,7 @@ class VectorIndex:
 
     def drop_shard(self, shard: int) -> None:
         """Remove all rows of a shard."""
-        self._take_deferred()
+        self.settle()
         with self._state.mutex:
             self._state.bury(self._state.table.drop_shard(shard))
         self._changed()
@@ -216,7 +218,7 @@ class VectorIndex:
         check_asked(limit, ef)
         query = self._state.metric.query(vector)
         self.flood.searched = True
-        self._take_deferred()
+        self.settle()
         return search(self._state, query, Ask(limit, rows, ef, exact))
 
     def search_many(
@@ -235,34 +237,15 @@ class VectorIndex:
         check_asked(limit, ef)
         queries, vectors = self._state.metric.queries(vectors, unit=unit)
         self.flood.searched = True
-        self._take_deferred()
+        self.settle()
         if ef is None and not exact:
-            self._note(queries)
+            self.tuning.note(queries)
         ask = Ask(limit, EVERYTHING, ef, exact)
         return search_many(self._state, queries, vectors, ask) if queries else []
 
-    def _note(self, queries: Sequence[Query]) -> None:
-        rows, beam = self._state.graph_count, self._state.beam
-        for query in queries:
-            if beam.note(query.vector, rows):
-                self._changed()
-
     def tune(self) -> Measured | None:
         """Measure the default beam width for a second; None if it is not due, or rows pour in."""
-        state, rows = self._state, self._state.graph_count
-        if not state.beam.is_due(rows) or self._tail_size > TAIL_MAX:
-            return None
-
-        def nearest(vectors: Sequence[Keys], ef: int) -> list[list[tuple[int, int]]]:
-            ask, found = Ask(NEIGHBOURS, EVERYTHING, ef), []
-            for start in range(0, len(vectors), _MEASURED_AT_ONCE):
-                part = vectors[start : start + _MEASURED_AT_ONCE]
-                queries = [Query(vector, 1.0) for vector in part]
-                found += search_many(state, queries, np.stack(part), ask)
-            return [[(hit.shard, hit.seq) for hit in hits] for hits in found]
-
-        state.beam.measure(rows, nearest)
-        return state.beam.measured
+        return self.tuning.tune(self._tail_size)
 
     def is_flooded(self, now_s: float) -> bool:
         """Return whether building can wait; see `storage.flood`."""
@@ -270,7 +253,7 @@ class VectorIndex:
         held = waiting + self._tail_size + state.covered  # segments have vectors, too
         lasts = self.flood.lasts(self._deferred_in, held, now_s, segment_due=state.segment_due)
         if not lasts or waiting > _DEFERRED_MAX // 4:
-            self._take_deferred()  # many at a time: a few cost nearly as much
+            self.settle()  # many at a time: a few cost nearly as much
         return lasts
 
     def build(self, limit: int) -> int:
@@ -280,21 +263,21 @@ class VectorIndex:
         Raises MemoryError when the graph could not grow (the rows stay searchable in the tail) and
         RuntimeError when payloads cannot be read now.
         """
-        self._take_deferred()
+        self.settle()
         filled = self.payloads.fill()
         self.payloads.merge()
-        return filled + self._builder.build(limit) or self.filtered.own.build(limit)
+        return filled + self._builder.build(limit) or self.filtered.build(limit)
 
     @property
     def size(self) -> int:
         """Live rows."""
-        self._take_deferred()
+        self.settle()
         return self._state.table.live
 
     @property
     def tail_size(self) -> int:
         """Rows that wait for the graph; 0 for a distance that has none."""
-        self._take_deferred()
+        self.settle()
         return self._tail_size
 
     @property
@@ -317,6 +300,16 @@ class VectorIndex:
         return self._deferred_in - self._deferred_out > _FEW_DEFERRED
 
     @property
+    def loose(self) -> int:
+        """Rows that each search compares one by one: they are in no graph, large or small."""
+        return self._deferred_in - self._deferred_out + self._tail_size - self._state.covered
+
+    @property
+    def improved(self) -> int:
+        """How often something was measured, gathered or made that lets searches take less time."""
+        return self._state.improved
+
+    @property
     def garbage(self) -> float:
         """Part of the graph's rows that are dead, 0..1."""
         return self._state.graph_dead / max(1, self._state.graph_count)
@@ -325,17 +318,17 @@ class VectorIndex:
     def has_work(self) -> bool:
         """Whether `build` would do something."""
         building = self.tail_size > 0 or needs_rebuild(self._state) or self._builder.rebuilding
-        return building or self.payloads.has_work or self.filtered.own.has_work
+        return building or self.payloads.has_work or self.filtered.has_work
 
     @property
     def changes(self) -> int:
         """Rows that entered or left since the index was made, loaded or last saved."""
-        self._take_deferred()
+        self.settle()
         return self._state.changes
 
     def stats(self) -> IndexStats:
         """Return counts that belong together."""
-        self._take_deferred()
+        self.settle()
         state = self._state
         with state.mutex:
             dead, used = state.graph_dead, state.table.used
@@ -343,7 +336,7 @@ class VectorIndex:
 
     def keys(self, shard: int) -> tuple[Numbers, Numbers]:
         """Return the sequence numbers and versions of a shard's live rows, in no special order."""
-        self._take_deferred()
+        self.settle()
         with self._state.mutex:
             table = self._state.table
             records = table.records[table.shard_slots(shard)]
@@ -351,7 +344,7 @@ class VectorIndex:
 
     def shards(self) -> list[int]:
         """Return the shards that have live rows, ascending."""
-        self._take_deferred()
+        self.settle()
         with self._state.mutex:
             return sorted(self._state.table.shards)
 
@@ -361,7 +354,7 @@ class VectorIndex:
 
         Searches and writes go on. Leaving without an exception means that it was saved.
         """
-        self._take_deferred()
+        self.settle()
         state = self._state
         with state.building:
             with state.mutex:
@@ -378,13 +371,22 @@ class VectorIndex:
             with state.mutex:
                 state.changes -= saved
 
+    def standing_still(self, patience: Patience) -> AbstractContextManager[bool]:
+        """Keep everybody out for a moment; see `storage.standstill`."""
+        return standing_still(self._state, self._settling, patience)
+
+    def become_copy(self) -> None:
+        """Be a forked process's own, which leaves to the original what searches would keep."""
+        self._settling, self._on_change = threading.Lock(), None
+        self._state.become_copy()
+
     def adopt(self, image: Image) -> None:
         """Fill this empty index from what `frozen` gave; raises ValueError, and stays empty."""
         self._state.adopt(image)
 
     def validate(self) -> None:
         """Assert the index's invariants; for tests that stand still."""
-        self._take_deferred()
+        self.settle()
         self._state.validate()
 
     def _changed(self) -> None:

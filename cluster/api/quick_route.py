@@ -14,7 +14,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from itertools import takewhile
-from typing import Final
+from typing import Final, Protocol
 
 import orjson
 from aiohttp import hdrs
@@ -23,6 +23,7 @@ from aiohttp.http import HttpVersion11, RawRequestMessage
 from msgspec import UNSET, Raw, UnsetType
 
 from cluster.api.backend import Api
+from cluster.api.body import BodyBudget
 from cluster.api.envelope import SERVER, SESSION_HEADER, failure
 from cluster.api.forms import JSON_TYPE
 from cluster.api.known_filters import KnownFilters
@@ -33,7 +34,8 @@ from cluster.api.route import GRACE_S
 from cluster.api.schema import Limit, Positive, RequestBody, VectorIn, given
 from cluster.api.strict_json import StrictDecoder
 from cluster.errors import DeadlineExceeded, RecollectError
-from cluster.quick_search import QuickQuery, QuickSearch, Where
+from cluster.quick_search import QuickQuery, QuickSearch, Turns, Where
+from storage.filters import Filter
 
 BODY_BYTES_MAX: Final = 64 * 1024
 """Larger bodies may come in pieces, which the general way reads within its limits."""
@@ -54,6 +56,15 @@ _GENERAL: Final = (
 """Headers that change what a request means."""
 _ANSWER_TYPES: Final = frozenset({None, "*/*", JSON_TYPE})
 _BODY_TYPES: Final = frozenset({None, JSON_TYPE})
+
+
+class Observer(Protocol):
+    """Counts answers, as `cluster.api.metrics` does."""
+
+    def observe(self, method: str, route: str, status: int, seconds: float | None) -> None:
+        """Count one answered request."""
+        ...
+
 
 Answered = Callable[[bytes | None], None]
 """Takes a response's bytes, or None: the request goes the general way after all."""
@@ -88,8 +99,15 @@ class QuickSearchBody(RequestBody):
 class QuickRoute:
     """See the module."""
 
-    def __init__(self, api: Api, searches: QuickSearch) -> None:
+    def __init__(self, api: Api, searches: QuickSearch, observer: Observer | None = None) -> None:
+        """`observer` counts answers where it is not the node that does, but a search worker.
+
+        There, a search ends before the next request is read, so none is watched over.
+        """
+        in_worker = observer is not None
         self._api = api
+        self._bodies = BodyBudget(api.bodies.bytes_max) if in_worker else api.bodies
+        self._observer = observer or api.metrics
         self._searches = searches
         self._keys = KeyCheck(api.config.api_key)
         self.timeout_s: Final = api.config.request_timeout_ms / 1000
@@ -97,7 +115,11 @@ class QuickRoute:
         self._query_decoder = StrictDecoder(QuickQueryBody)
         self._search_decoder = StrictDecoder(QuickSearchBody)
         self._filters = KnownFilters()
-        self._deadlines = _Deadlines(self.timeout_s + GRACE_S)
+        self._deadlines = None if in_worker else _Deadlines(self.timeout_s + GRACE_S)
+
+    def in_worker(self, turns: Turns, observer: Observer) -> QuickRoute:
+        """Return the same for a search worker: with its searches, counts and budget of bodies."""
+        return QuickRoute(self._api, self._searches.in_worker(turns), observer)
 
     def admits(self, message: RawRequestMessage) -> bool:
         """Return whether a request could have a quick answer, by its head."""
@@ -127,7 +149,7 @@ class QuickRoute:
         name, kind = path.groups()
         try:
             self._keys.check(message)
-            with self._api.bodies.claim() as claim:
+            with self._bodies.claim() as claim:
                 claim.grow(len(body))
                 claim.grow_decoded(len(body) // 2)  # a value and its comma; to count costs more
                 query = self._read(name, kind, body)
@@ -135,10 +157,10 @@ class QuickRoute:
             return False
         if query.limit > self._api.config.limit_max:
             return False
-        answer = _Answer(self._api, self._searches, kind, started_s, answered, self._deadlines)
+        answer = _Answer(self, kind, started_s, answered)
         if not self._searches.begin(query, answer.found):
             return False
-        if answer.is_awaited:
+        if answer.is_awaited and self._deadlines is not None:
             self._deadlines.add(answer)
         return True
 
@@ -159,6 +181,29 @@ class QuickRoute:
             asked.with_payload is True,
             self._where(asked.filter),
         )
+
+    def ended(self, answer: _Answer) -> None:
+        """An answer has come."""
+        if self._deadlines is not None:
+            self._deadlines.forget(answer)
+
+    def observed(self, kind: str, started_s: float, status: int) -> float:
+        """Count an answered request; return how long it took, in seconds."""
+        seconds = self._api.clock() - started_s
+        self._observer.observe("POST", _ROUTES[kind], status, seconds)
+        return seconds
+
+    def observed_elsewhere(self, route: str, seconds: float) -> None:
+        """Count a request that a search worker answered."""
+        self._observer.observe("POST", route, 200, seconds)
+
+    def filter_of(self, text: bytes) -> Filter | None:
+        """Return the filter that a text is which a worker has read."""
+        return self._filters.read(text)
+
+    def session_token(self) -> str:
+        """Return the token of a read that ends now."""
+        return self._searches.session_token()
 
     def _where(self, text: Raw | UnsetType) -> Where | None:
         if text is UNSET:
@@ -206,23 +251,13 @@ class _Deadlines:
 class _Answer:
     """An answer on its way: what the search found, or that time ran out, whichever comes first."""
 
-    __slots__ = ("_answered", "_api", "_deadlines", "_kind", "_searches", "_started_s")
+    __slots__ = ("_answered", "_kind", "_route", "_started_s")
 
-    def __init__(
-        self,
-        api: Api,
-        searches: QuickSearch,
-        kind: str,
-        started_s: float,
-        answered: Answered,
-        deadlines: _Deadlines,
-    ) -> None:
-        self._api = api
-        self._searches = searches
+    def __init__(self, route: QuickRoute, kind: str, started_s: float, answered: Answered) -> None:
+        self._route = route
         self._kind = kind
         self._started_s = started_s
         self._answered: Answered | None = answered
-        self._deadlines = deadlines
 
     @property
     def is_awaited(self) -> bool:
@@ -234,14 +269,14 @@ class _Answer:
         answered, self._answered = self._answered, None
         if answered is None:
             return
-        self._deadlines.forget(self)
+        self._route.ended(self)
         if isinstance(hits, BaseException):
             answered(None)
             return
         seconds = self._observed(200)
         result = hits if self._kind == "search" else b'{"points":%b}' % hits
         body = b'{"result":%b,"status":"ok","time":%b}' % (result, orjson.dumps(seconds))
-        token = self._searches.session_token()
+        token = self._route.session_token()
         session = f"{SESSION_HEADER}: {token}\r\n" if token else ""
         answered(_head("200 OK", len(body), session) + body)
 
@@ -257,9 +292,7 @@ class _Answer:
             answered(_head(f"{refused.status} {refused.reason}", len(body), retry) + body)
 
     def _observed(self, status: int) -> float:
-        seconds = self._api.clock() - self._started_s
-        self._api.metrics.observe("POST", _ROUTES[self._kind], status, seconds)
-        return seconds
+        return self._route.observed(self._kind, self._started_s, status)
 
 
 def _head(status: str, length: int, more: str) -> bytes:

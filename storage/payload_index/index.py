@@ -136,6 +136,10 @@ class PayloadIndex:
             plans[text] = plan  # the one that was asked for last is last
         return plan
 
+    def text_of(self, rows: ByPayload) -> bytes | None:
+        """Return the text of a filter that `plan` gave, if it is remembered."""
+        return next((text for text, plan in self._plans.items() if plan is rows), None)
+
     def count(self, where: Filter, shards: Collection[int]) -> int | None:
         """Return how many rows of these shards pass; None: indexes do not answer the filter."""
         self._settle()

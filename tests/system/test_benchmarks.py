@@ -43,7 +43,7 @@ def test_memory_is_told_by_what_it_is():
     """The regions of a process add up to a table."""
     said = run("memory", "--rows", "300", "--seconds", "1")
 
-    assert "all (RSS)" in said
+    assert "all (PSS)" in said
 
 
 def test_a_plain_server_finds_what_hnswlib_finds():

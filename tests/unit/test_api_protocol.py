@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from cluster.api import server
+from cluster.api import protocol
 from tests.unit.api_router import served
 from tests.unit.test_api_body import exchange
 
@@ -82,7 +82,7 @@ async def test_pipelined_requests_are_answered_in_order():
 
 async def test_a_head_that_does_not_end_is_cut_off(monkeypatch):
     """Half a head holds its connection for a bounded time; an idle connection stays."""
-    monkeypatch.setattr(server, "HEAD_S", 0.05)
+    monkeypatch.setattr(protocol, "HEAD_S", 0.05)
     async with served() as client:
         half, writer = await asyncio.open_connection("127.0.0.1", client.port)
         idle, other = await asyncio.open_connection("127.0.0.1", client.port)

@@ -338,7 +338,8 @@ def test_memory_is_given_back_once_a_load_is_built(monkeypatch):
     """What thousands of rows leave behind goes when they are built; a few rows are no load."""
     monkeypatch.setattr(index_set, "_ROWS_UNTIDY", 200)
     given = []
-    indexes = IndexSet(None, give_back=lambda: given.append(index.tail_size))
+    indexes, order = IndexSet(None, give_back=lambda: given.append(index.tail_size)), []
+    indexes.before_giving_back = lambda: order.append(len(given))
     index = opened(indexes)
     indexes.start()
     try:
@@ -352,3 +353,4 @@ def test_memory_is_given_back_once_a_load_is_built(monkeypatch):
 
     assert few == []
     assert given == [0]
+    assert order == [0], "others let memory go first"

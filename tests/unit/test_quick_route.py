@@ -55,6 +55,9 @@ class Counted:
     def session_token(self):
         return self._inner.session_token()
 
+    def in_worker(self, turns):
+        return self._inner.in_worker(turns)
+
 
 class Wire:
     """A keep-alive connection over which raw requests go."""
@@ -238,9 +241,62 @@ async def test_a_filter_that_indexes_answer_is_quick(built):
                 assert ways.counted.taken == before + 1, where
 
 
+async def test_a_body_that_comes_after_its_head_is_answered_quickly():
+    """Many clients send the two one after the other."""
+    async with both_ways() as ways:
+        raw = request(QUERY, PLAIN)
+        head = raw[: raw.index(b"\r\n\r\n") + 4]
+        expected = (await ways.general.ask(QUERY, PLAIN))[2]["result"]
+        for cuts in ([len(head)], [len(head), len(head) + 10], [len(head) - 2], [len(head) + 1]):
+            before = ways.counted.taken
+            for start, end in zip([0, *cuts], [*cuts, len(raw)], strict=True):
+                ways.quick.writer.write(raw[start:end])
+                await ways.quick.writer.drain()
+                for _ in range(20):
+                    await asyncio.sleep(0)  # lets the server see this piece by itself
+            status, _, decoded = await ways.quick.answer()
+
+            assert (status, rounded(decoded["result"])) == (200, rounded(expected))
+            assert ways.counted.taken == before + 1
+
+
+async def test_a_body_that_does_not_come_is_the_general_ways_to_wait_for(monkeypatch):
+    """After a while; what comes then is answered all the same."""
+    monkeypatch.setattr("cluster.api.protocol.HOLD_S", 0.01)
+    async with both_ways() as ways:
+        raw = request(QUERY, PLAIN)
+        before = ways.counted.taken
+        ways.quick.writer.write(raw[:-5])
+        async with asyncio.timeout(10):
+            while all(each._waiter is not None for each in ways.runner.server.connections):
+                await asyncio.sleep(0)
+        ways.quick.writer.write(raw[-5:])
+
+        assert (await ways.quick.answer())[0] == 200
+        assert ways.counted.taken == before
+        assert (await ways.quick.ask(QUERY, PLAIN))[0] == 200
+        assert ways.counted.taken == before + 1
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_body_is_forgotten():
+    """Others are served."""
+    async with both_ways() as ways:
+        reader, writer = await asyncio.open_connection("127.0.0.1", ways.port)
+        wire = Wire(reader, writer)
+        await wire.ask(QUERY, PLAIN)
+        writer.write(request(QUERY, PLAIN)[:-5])
+        await writer.drain()
+        writer.close()
+        async with asyncio.timeout(10):
+            while len(ways.runner.server.connections) > 1:
+                await asyncio.sleep(0)
+
+        assert (await ways.quick.ask(QUERY, PLAIN))[0] == 200
+
+
 async def test_a_search_that_is_answered_at_once_leaves_its_connection_open(monkeypatch):
     """The time that a head has to arrive runs when one has begun, not when all was answered."""
-    monkeypatch.setattr("cluster.api.server.HEAD_S", 0.05)
+    monkeypatch.setattr("cluster.api.protocol.HEAD_S", 0.05)
     async with both_ways(indexed=True) as ways:
         while ways.index.build(COUNT):
             pass

@@ -383,7 +383,7 @@ async def test_that_replicas_are_fresh_is_not_believed_for_long(three):
 
     three.replica("node2", 1).is_stale = False
     three.replica("node2", 1).stale_ms = Config().max_staleness_ms - FRESH_FOR_MS + 1
-    assert not three["node2"]._local.serves_all(3, None)
+    assert not three["node2"].local.serves_all(3, None)
 
 
 async def test_a_node_that_fails_is_replaced(ring):

@@ -66,6 +66,20 @@ def test_a_raising_body_changes_nothing(any_state: StateFile) -> None:
     assert items(any_state) == {2: "x"}
 
 
+def test_memory_can_be_let_go_at_any_time(any_state: StateFile) -> None:
+    """Nothing is lost; who writes is not disturbed, nor waited for."""
+    put(any_state, 2, "a")
+    any_state.shrink()
+    with any_state.transaction() as connection:
+        any_state.shrink()
+        connection.execute("INSERT INTO items VALUES (3, 'b')")
+        any_state.set_position(3, 1)
+
+    assert items(any_state) == {2: "a", 3: "b"}
+    any_state.close()
+    any_state.shrink()
+
+
 def test_a_state_never_goes_back(any_state: StateFile) -> None:
     """A transaction that would lower the position is refused and rolled back."""
     put(any_state, 5)
