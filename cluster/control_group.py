@@ -1,4 +1,4 @@
-"""How much memory this process may use and does use, as its control group counts it (Linux).
+"""What this process may use, and how much memory it does use, by its control group (Linux).
 
 A container's memory limit is the limit of its control group; beyond it the kernel kills. Used is
 what the kernel cannot take back at will: all that is charged, without the cache of files.
@@ -41,6 +41,18 @@ class ControlGroup:
                 return _version_1(self._root / "memory", paths["memory"])
             return _version_2(self._root, paths[""]) if "" in paths else None
         except (OSError, ValueError, KeyError):
+            return None
+
+    def processors(self) -> float | None:
+        """Return how many processors the group may use at a time; None: as many as there are.
+
+        Its own limit alone is looked at, and that of version 2: for a guess it is enough.
+        """
+        try:
+            group = _place(self._root, self._paths()[""], "cpu.max")
+            quota, period = (group / "cpu.max").read_text().split()
+            return None if quota == "max" else int(quota) / int(period)
+        except (OSError, ValueError, KeyError, ZeroDivisionError):
             return None
 
     def _paths(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from cluster.api.quick_route import QuickRoute
 from cluster.api.server import QUICK_ROUTE, ApiRunner
+from cluster.control_group import ControlGroup
 from cluster.quick_search import Payload
 from cluster.search_calls import SearchCalls
 from cluster.workers.channel import Report
@@ -46,7 +47,11 @@ def workers_of(node: Node, runner: ApiRunner) -> SearchWorkers | None:
 
 
 def _count(asked: int) -> int:
-    return min(len(os.sched_getaffinity(0)), USUAL_MAX) if asked < 0 else asked
+    """Return how many workers there are to be: where nobody says, one for each processor."""
+    if asked >= 0:
+        return asked
+    processors = ControlGroup().processors() or math.inf
+    return min(len(os.sched_getaffinity(0)), math.ceil(min(processors, USUAL_MAX)))
 
 
 COUNTED_S: Final = 1.0

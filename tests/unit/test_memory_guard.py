@@ -59,6 +59,17 @@ def version_2(path: str, limit: str) -> dict[str, str]:
 # -- what is measured -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("text", "processors"),
+    [("150000 100000\n", 1.5), ("max 100000\n", None), ("", None), ("1 0\n", None)],
+)
+def test_a_limit_of_processors_is_read(tmp_path, text, processors):
+    """Where the group has one."""
+    group = control_group(tmp_path, "0::/here\n", {"here/cpu.max": text})
+
+    assert group.processors() == processors
+
+
 @pytest.mark.parametrize("place", ["", "/docker/abc"], ids=["as a container sees it", "by path"])
 def test_version_1_counts_what_cannot_be_given_back(tmp_path, place):
     """Usage without the cache of files, of the limit; under the path, or where the root is ours."""

@@ -386,6 +386,17 @@ async def test_that_replicas_are_fresh_is_not_believed_for_long(three):
     assert not three["node2"].local.serves_all(3, None)
 
 
+async def test_for_how_long_copies_of_replicas_may_be_believed(three):
+    """A part of the age that a read accepts, by which they are fresher; not at all without one."""
+    await filled(three)
+    local, accepted_ms = three["node2"].local, Config().max_staleness_ms
+    assert local.stays_fresh_ms(250) == 250
+    assert local.stays_fresh_ms(accepted_ms) == accepted_ms // 4
+    three.replica("node2", 1).stale_ms = accepted_ms - 249
+    assert local.stays_fresh_ms(250) == 0
+    assert local.stays_fresh_ms(249) == 249
+
+
 async def test_a_node_that_fails_is_replaced(ring):
     """Its shards are asked of their other replicas."""
     collection = await filled(ring)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import select
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -217,8 +217,8 @@ def test_what_was_answered_is_reported(made):
     served: list[float] = []
     while len(served) < 3:
         report, _ = made.hear(Report)
-        assert list(report.served) == ["/collections/{collection_name}/points/query"]
-        served += next(iter(report.served.values()))
+        assert set(report.served) <= {"/collections/{collection_name}/points/query"}
+        served += [each for taken in report.served.values() for each in taken]
 
     assert len(served) == 3
     assert all(0 <= seconds < TIME_S for seconds in served)
@@ -284,40 +284,31 @@ def test_a_request_in_pieces_is_answered_when_it_is_whole(made):
 
 @in_thread
 def test_what_is_sent_ahead_is_answered_in_turn(made):
-    """A request that comes while another is answered waits, and is not lost."""
-    client = made.lend()
-    first, second = ({**PLAIN, "limit": limit} for limit in (2, 3))
+    """A request that comes while another is answered waits; two that come as one are the node's."""
+    first, second = (request(QUERY, {**PLAIN, "limit": limit}) for limit in (2, 3))
     for _ in range(20):
-        client.send(request(QUERY, first))
-        client.send(request(QUERY, second))
-        answers: list[tuple[int, dict[str, Any]]] = []
-        while len(answers) < 2:
-            if made.node._socket.gettimeout() and _has_message(made):
-                back, connection = made.hear(Back)
-                assert back.unread == request(QUERY, first) + request(QUERY, second)
-                made.node.send(Lent(request(QUERY, first), PATIENCE), connection.fileno())
-                connection.close()
-                answers.append(client.answer())
-                client.send(request(QUERY, second))
-            else:
-                answers.append(client.answer())
-        assert [len(each[1]["result"]["points"]) for each in answers] == [2, 3]
+        client = made.lend()
+        client.send(first)
+        client.send(second)
+        back = next_back(made, client)
+        if back is None:
+            answers = [client.answer(), client.answer()]
+            assert [len(each[1]["result"]["points"]) for each in answers] == [2, 3]
+        else:
+            assert back.unread == first + second
 
 
-def _has_message(made):
-    made.node._socket.settimeout(0.02)
-    try:
-        data = made.node._socket.recv(1, socket.MSG_PEEK)
-    except TimeoutError:
-        return False
-    finally:
-        made.node._socket.settimeout(TIME_S)
-    if data:
-        kind = msgspec.msgpack.decode(made.node._socket.recv(1 << 18, socket.MSG_PEEK))[0]
-        if kind == "Report":
-            made.hear(Report)
-            return False
-    return True
+def next_back(made, client):
+    """Return what came back, or None as soon as there is an answer."""
+    while True:
+        ready, _, _ = select.select([client.far, made.node._socket], [], [], TIME_S)
+        assert ready, "neither an answer nor the connection"
+        if client.far in ready:
+            return None
+        message, connection = made.node.receive()
+        if connection is not None:
+            made.opened.append(connection)
+            return message
 
 
 @in_thread
