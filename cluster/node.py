@@ -14,6 +14,7 @@ import gc
 import logging
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -125,7 +126,10 @@ class Node:
 
     def _shrink(self) -> None:
         for machine in list(self.machines.values()):
-            machine.shrink()
+            try:
+                machine.shrink()
+            except sqlite3.Error as error:
+                log.warning("a state keeps its cache: %s", error)
 
     def on_graph_threads(self, work: Callable[[], None]) -> None:
         """Do work on a graph in memory some time; what it fails with is in the log."""

@@ -90,12 +90,14 @@ class NodeSurface:
 
     def has_descriptors(self, lent: int) -> bool:
         """Return whether there is room for all connections that workers have to come back."""
-        served = self._runner.served
-        now_s = self.clock()
+        served, now_s = self._runner.served, self.clock()
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if now_s >= self._counted_s + COUNTED_S:
             self._counted_s = now_s
-            self._others = sum(1 for _ in Path("/proc/self/fd").iterdir()) - served
-        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            try:
+                self._others = sum(1 for _ in Path("/proc/self/fd").iterdir()) - served
+            except OSError:  # there is none left even to count them
+                self._others = most
         return self._others + served + lent < most - DESCRIPTORS_SPARED
 
     def learn(self, report: Report) -> None:
@@ -140,5 +142,6 @@ class NodeSurface:
             tally=tally,
             clock=self.clock,
             rehearsal=asked.rehearsal,
+            pause=node.surroundings.pause,
         )
         Worker(parts).run()

@@ -304,7 +304,7 @@ class IndexSet:
     def _tidy_up(self, built: int) -> None:
         """Give memory back when a load of rows has been built; `built` came in this round."""
         self._untidy += built
-        if not built and self._untidy >= _ROWS_UNTIDY:
+        if not built and self._may_build() and self._untidy >= _ROWS_UNTIDY:
             self._untidy = 0
             self.before_giving_back()
             self._give_back()

@@ -102,7 +102,7 @@ class QuickRoute:
     def __init__(self, api: Api, searches: QuickSearch, observer: Observer | None = None) -> None:
         """`observer` counts answers where it is not the node that does, but a search worker.
 
-        There, a search ends before the next request is read, so none is watched over.
+        There no answer is watched over: one that waits goes back to the node before long.
         """
         in_worker = observer is not None
         self._api = api

@@ -3,7 +3,7 @@
 One message is one packet of a socket pair (SOCK_SEQPACKET), so it comes whole or not at all; the
 descriptor of the connection that it is about comes with it. The node ends a worker's work by
 closing its sending side, which the worker sees when it has read all that was lent before. So no
-connection is ever lost between the two.
+connection is lost between the two while both live and have descriptors for it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from cluster.workers.change_ring import ChangeRing
 from storage.vector_index import VectorIndex
 
 SAMPLE_BYTES_MAX: Final = 64 * 1024
-"""Of queries in one report: 42 of 384 dimensions, 4 of 4,096. What is more is not missed."""
+"""Of queries in one report: 41 of 384 dimensions, 3 of 4,096. What is more is not missed."""
 TEXT_BYTES_MAX: Final = 16 * 1024
 _ENTRY_BYTES: Final = 32
 
@@ -73,13 +73,13 @@ class CopiedIndexes:
 
 
 def _within(entries: list[tuple[int, bytes]], bytes_max: int) -> list[tuple[int, bytes]]:
-    """Return the first entries that fit."""
+    """Return the first entries that fit; one that is too large by itself is left out."""
     kept, total = [], 0
     for entry in entries:
-        total += len(entry[1]) + _ENTRY_BYTES
-        if total > bytes_max:
-            break
-        kept.append(entry)
+        size = len(entry[1]) + _ENTRY_BYTES
+        if total + size <= bytes_max:
+            total += size
+            kept.append(entry)
     return kept
 
 

@@ -101,3 +101,17 @@ def _show_what_this_is() -> None:
     with contextlib.suppress(OSError):  # where /proc is not to be written
         Path("/proc/self/comm").write_text("search-worker")
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+
+
+def kill(pid: int) -> None:
+    """End a worker that does not go on."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether a child has ended, and let the system forget it."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return True

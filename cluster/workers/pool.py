@@ -15,10 +15,7 @@ just arrived.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import signal
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -40,7 +37,7 @@ from cluster.workers.channel import (
     Report,
 )
 from cluster.workers.errands import Errands
-from cluster.workers.forking import Fork
+from cluster.workers.forking import Fork, has_ended, kill
 from cluster.workers.lent import READ_BYTES
 from cluster.workers.shared_state import WORKERS_MAX, SharedState
 from cluster.workers.staffing import Calm, Demand
@@ -49,6 +46,8 @@ from cluster.workers.surface import Surface
 log = logging.getLogger("recollect.workers")
 
 TICK_S: Final = 0.05
+IDLE_TICK_S: Final = 0.5
+"""Where nobody searches there is nothing to look after."""
 FRESH_FOR_MS: Final = 250
 """Workers believe replicas for so long, less where little age is accepted. A node that is late by
 several ticks does not stop them."""
@@ -99,7 +98,7 @@ class SearchWorkers:
     """See the module. On the node's event loop, but for `rows_changed` and `reshaped`."""
 
     def __init__(self, count: int, surface: Surface) -> None:
-        assert 0 < count <= WORKERS_MAX // 2, "each, and one that follows it, has a place"
+        assert 0 < count <= WORKERS_MAX // 2, "each has a place beside one that leaves"
         self._count = count
         self._surface = surface
         self._shared = SharedState()
@@ -115,6 +114,8 @@ class SearchWorkers:
         self._tries = 0
         """In a row, in which it was not the moment to fork; the builder waits meanwhile."""
         self._errands = Errands(surface)
+        self._adopting = 0
+        """Connections on their way back."""
         self._left = -1
         """The ticket of the last copy that was of no use any more."""
         self._is_closed = False
@@ -184,10 +185,19 @@ class SearchWorkers:
         try:
             async with self._tasks:
                 while True:
-                    self._look(self._surface.clock())
-                    await asyncio.sleep(TICK_S)
+                    try:
+                        self._look(self._surface.clock())
+                    except Exception:  # the node serves alone as well
+                        log.exception("search workers are not looked after")
+                    await asyncio.sleep(IDLE_TICK_S if self._is_idle else TICK_S)
         finally:
             self._surface.indexes.pause(paused=False)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether there is nothing to look after."""
+        demand = self._demand
+        return not (self._hired or self._ended or self._tries or demand.quick or demand.is_high)
 
     def _look(self, now_s: float) -> None:
         fresh_for_ms = self._surface.stays_fresh_ms(FRESH_FOR_MS)
@@ -251,7 +261,10 @@ class SearchWorkers:
         None: it cannot be done now. What the ring and the ticket are is read before: what comes
         while it is forked is not missed then.
         """
-        number = min(set(range(WORKERS_MAX)) - {each.number for each in self._hired})
+        free = set(range(WORKERS_MAX)) - {each.number for each in self._hired}
+        if not free:
+            return None
+        number = min(free)
         try:
             ours, theirs = Channel.pair()
         except OSError as error:
@@ -320,8 +333,14 @@ class SearchWorkers:
         if back.is_moving and self.lend(connection.fileno(), back.unread, back.patience):
             connection.close()
         else:
-            adopted = self._errands.adopt(connection, back.unread, back.patience)
-            self._tasks.create_task(adopted)
+            self._adopting += 1
+            self._tasks.create_task(self._adopt(back, connection))
+
+    async def _adopt(self, back: Back, connection: socket.socket) -> None:
+        try:
+            await self._errands.adopt(connection, back.unread, back.patience)
+        finally:
+            self._adopting -= 1
 
     async def _fetch(self, worker: _Hired, needed: Needed) -> None:
         if not await self._errands.fetch(worker.channel, needed) and worker in self._hired:
@@ -335,9 +354,9 @@ class SearchWorkers:
                 worker.beats, worker.beat_s = beats, now_s
             elif now_s - worker.beat_s > STUCK_S:
                 log.error("search worker %d (pid %d) is stuck", worker.number, worker.pid)
-                _kill(worker.pid)
+                kill(worker.pid)
                 worker.beat_s = now_s
-        self._ended = [pid for pid in self._ended if not _has_ended(pid)]
+        self._ended = [pid for pid in self._ended if not has_ended(pid)]
 
     def _end(self, worker: _Hired) -> None:
         """A worker has ended its side."""
@@ -346,6 +365,8 @@ class SearchWorkers:
         self._ring.dismiss(worker.number)
         self._hired.remove(worker)
         self._ended.append(worker.pid)
+        if not worker.is_ready:
+            self._rehearsal.clear()  # one of these may be what it failed of
         if not worker.is_leaving:
             log.error("search worker %d (pid %d) is gone", worker.number, worker.pid)
             self._lost(worker)
@@ -362,22 +383,9 @@ class SearchWorkers:
         self._is_closed = True
         self._dismiss(self._hired)
         deadline_s = self._surface.clock() + END_S
-        while self._hired or self._ended:
+        while self._hired or self._ended or self._adopting:
             self._watch(self._surface.clock())
             if self._surface.clock() > deadline_s:
                 for worker in self._hired:
-                    _kill(worker.pid)
+                    kill(worker.pid)
             await asyncio.sleep(TICK_S / 5)
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
-def _has_ended(pid: int) -> bool:
-    """Return whether a child has ended, and let the system forget it."""
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] != 0
-    except ChildProcessError:
-        return True

@@ -18,6 +18,7 @@ it, and ends when the node ends its side; so it does when the node is no more.
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -133,6 +134,8 @@ class Parts(NamedTuple):
     clock: Callable[[], float]
     rehearsal: Sequence[bytes]
     """Requests that the node has seen lately."""
+    pause: Callable[[], None]
+    """Waits for a moment."""
 
 
 class Worker:
@@ -156,6 +159,10 @@ class Worker:
         """Serve until the node ends this; raises OSError when it has gone."""
         try:
             self._run()
+        except Exception:
+            with contextlib.suppress(Exception):
+                self._give_all_back()
+            raise
         finally:
             self._poll.close()
             self._channel.close()
@@ -187,7 +194,7 @@ class Worker:
         """
         self._parts.copy.settle()
         for raw in self._parts.rehearsal:
-            with contextlib.suppress(NotForWorkers):
+            with contextlib.suppress(Exception):  # else all that follow would fail of it
                 request = self._requests.take(raw)
                 if request is not None:
                     self._parts.desk.begin(request.message, request.body, lambda _: None)
@@ -303,8 +310,19 @@ class Worker:
         take what was."""
         if self._lent.flush(connection, patience_s):
             back = Back(connection.unread, connection.patience, is_moving)
-            self._channel.send(back, connection.socket.fileno())
+            self._send_back(back, connection.socket.fileno())
             self._lent.forget(connection)
+
+    def _send_back(self, back: Back, descriptor: int) -> None:
+        while True:
+            try:
+                self._channel.send(back, descriptor)
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS:
+                    raise
+                self._parts.pause()  # too many are on their way, of all nodes of this user
+            else:
+                return
 
     def _leave(self) -> None:
         """Say that the copy is of no use, and give back what is here; the node ends the rest."""

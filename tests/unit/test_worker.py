@@ -106,6 +106,7 @@ class Staff:
                 tally=tally,
                 clock=time.monotonic,
                 rehearsal=(request(QUERY, PLAIN), b"nonsense\r\n\r\n", b"half a"),
+                pause=lambda: None,
             )
         )
         self.thread = threading.Thread(target=self.worker.run)
@@ -590,6 +591,32 @@ def test_connections_that_nobody_uses_go_back(made):
     assert not any(back.is_moving for back in backs), "the node ends what is idle for long"
     assert all(back.patience == PATIENCE for back in backs)
     assert slow is not None
+
+
+async def test_a_worker_that_fails_gives_its_connections_back():
+    """With what was not answered; and it says that it has failed."""
+    async with staff() as made:
+        failures: list[BaseException] = []
+
+        def check():
+            client, other = made.lend(), made.lend()
+            client.ask()
+            other.ask()
+
+            def fail():
+                raise MemoryError("no room for a row")
+
+            patch.setattr(made.worker._parts.copy, "catch_up", fail)
+            client.send(request(QUERY, PLAIN))
+            backs = [made.hear(Back)[0] for _ in range(2)]
+            assert {back.unread for back in backs} <= {b"", request(QUERY, PLAIN)}
+            assert all(back.is_moving for back in backs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading, "excepthook", lambda args: failures.append(args.exc_value))
+            await asyncio.to_thread(check)
+            made.thread.join(TIME_S)
+        assert [type(each) for each in failures] == [MemoryError]
 
 
 @in_thread

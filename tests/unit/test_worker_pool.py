@@ -163,6 +163,7 @@ async def office(count: int = 2) -> AsyncIterator[Office]:
     made = Office(count)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool_module, "TICK_S", 3600.0)
+        patch.setattr(pool_module, "IDLE_TICK_S", 3600.0)
         running = asyncio.create_task(made.pool.run())
         await asyncio.sleep(0)
         try:
@@ -362,6 +363,42 @@ async def test_a_worker_that_dies_is_forgotten_and_followed():
         made.searches_per_s = 100_000  # as many as such a load of rows asks for
         made.look(2 * QUIET_S)
         assert len(made.node.sides) == 2
+
+
+async def test_a_worker_that_fails_before_it_is_ready_forgets_what_was_rehearsed():
+    """It may have failed of it, and so would all that follow."""
+    async with office(1) as made:
+        await made.staffed()
+        assert made.lend(b"fatal")
+        index = made.node.indexes.get(UID)
+        assert index is not None
+        index._state.improved += 1
+        made.look(RENEWED_AFTER_S)
+        assert made.node.sides[1].fork.rehearsal == (b"fatal",)
+        made.node.sides[1].channel.close()
+        await made.until(lambda: made.pool.count == 1)
+        made.look(RENEWED_AFTER_S)
+        assert made.node.sides[2].fork.rehearsal == ()
+
+
+async def test_what_goes_wrong_with_workers_is_not_the_nodes_end(monkeypatch):
+    """It serves alone as well."""
+    async with office(1) as made:
+        monkeypatch.setattr(pool_module, "TICK_S", 0.0)
+        monkeypatch.setattr(pool_module, "IDLE_TICK_S", 0.0)
+        looks = []
+
+        def fail(most_ms):
+            looks.append(most_ms)
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(made.node, "stays_fresh_ms", fail)
+        running = asyncio.create_task(SearchWorkers(1, made.node).run())
+        await made.until(lambda: len(looks) > 2)
+        assert not running.done()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
 
 
 @pytest.mark.parametrize("how", ["nobody searches", "no memory"])
