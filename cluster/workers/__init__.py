@@ -1,8 +1,8 @@
 """Search workers: forked processes that answer quick searches from a copy of this node's indexes.
 
-shared_state   what all of them see at once: whether the copy is still the truth
-channel        how connections go to a worker and come back
-requests       whole requests out of a connection's bytes
-worker         what a worker does, until its copy is old
-pool           the node's side: forks, lends, takes back
+Of the node: `pool` forks them, lends connections and takes them back, when `staffing` says so and
+in the moment that `forking` makes; `errands` does what they ask; `surface` is what they need of it.
+Between the two: `shared_state` tells whether a copy is still the truth, `change_ring` what was
+written, `channel` carries connections. Of a worker: `worker` serves the connections in `lent`, with
+`requests` out of their bytes, the searches of a `turn`, and its `copied` indexes.
 """

@@ -83,6 +83,6 @@ def _within(entries: list[tuple[int, bytes]], bytes_max: int) -> list[tuple[int,
     return kept
 
 
-def _texts_to_gather(index: VectorIndex) -> set[bytes]:
+def _texts_to_gather(index: VectorIndex) -> list[bytes]:
     texts = (index.payloads.text_of(rows) for rows in index.filtered.take_to_gather())
-    return {text for text in texts if text is not None}
+    return [text for text in texts if text is not None]

@@ -55,9 +55,6 @@ class Connections:
         self.closed = 0
         """How many were closed since somebody counted."""
 
-    def __len__(self) -> int:
-        return len(self._lent)
-
     def __iter__(self) -> Iterator[Connection]:
         return iter(list(self._lent.values()))
 

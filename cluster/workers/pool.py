@@ -215,8 +215,8 @@ class SearchWorkers:
 
     def _staff(self, now_s: float) -> None:
         """Fork a worker that is missing, or one to follow another."""
+        self._dismiss([each for each in self._hired if self._rows - each.rows > ROWS_MAX])
         staying = [each for each in self._hired if not each.is_leaving]
-        self._dismiss([each for each in staying if self._rows - each.rows > ROWS_MAX])
         followed = [each.follows for each in staying]
         outdated = [each for each in staying if self._is_outdated(each, now_s)]
         outdated = [each for each in outdated if each not in followed]

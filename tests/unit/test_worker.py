@@ -7,190 +7,23 @@ of its channel.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import select
-import socket
 import threading
 import time
-from collections.abc import AsyncIterator
 
 import msgspec
 import numpy as np
 import pytest
 
 from cluster.api.protocol import PATIENCE
-from cluster.api.server import QUICK_ROUTE
 from cluster.indexing import Changed
-from cluster.search_calls import SearchCalls
 from cluster.workers import worker as worker_module
-from cluster.workers.change_ring import ChangeRing
-from cluster.workers.channel import Back, Channel, Leaving, Lent, Needed, Payloads, Ready, Report
-from cluster.workers.copied import CopiedIndexes
+from cluster.workers.channel import Back, Leaving, Lent, Report
 from cluster.workers.lent import RARE
-from cluster.workers.shared_state import SharedState
-from cluster.workers.turn import UNKNOWN_PART, WorkerTurn
-from cluster.workers.worker import Parts, Tally, Worker
+from cluster.workers.turn import UNKNOWN_PART
 from storage.ids import encode_id
-from tests.unit.test_quick_route import COUNT, PLAIN, QUERY, VECTORS, both_ways, request, rounded
-
-TIME_S = 10.0
-NUMBER = 5
-
-
-class Client:
-    """The far end of a connection that was lent."""
-
-    def __init__(self, far: socket.socket) -> None:
-        self.far = far
-        self.far.settimeout(TIME_S)
-        self._read = b""
-        self.ballast = 0
-        """Bytes that fill the connection, and are no answer."""
-
-    def send(self, raw: bytes) -> None:
-        self.far.sendall(raw)
-
-    def drain(self) -> None:
-        while self.ballast:
-            self.ballast -= len(self.far.recv(self.ballast))
-
-    def answer(self):
-        """Return status and decoded body of the next answer."""
-        while b"\r\n\r\n" not in self._read:
-            self._more()
-        head, _, self._read = self._read.partition(b"\r\n\r\n")
-        lines = head.decode().lower().split("\r\n")
-        length = next(int(line[16:]) for line in lines if line.startswith("content-length: "))
-        while len(self._read) < length:
-            self._more()
-        raw, self._read = self._read[:length], self._read[length:]
-        return int(lines[0].split()[1]), json.loads(raw)
-
-    def _more(self) -> None:
-        piece = self.far.recv(1 << 20)
-        assert piece, "the connection was closed"
-        self._read += piece
-
-    def ask(self, body=PLAIN, path=QUERY):
-        self.send(request(path, body))
-        return self.answer()
-
-
-class Staff:
-    """One worker, and the node's side of it."""
-
-    def __init__(self, ways, searches, uid) -> None:
-        self.ways, self.searches, self.uid = ways, searches, uid
-        self.shared = SharedState()
-        self.ring = ChangeRing(self.shared, 1 << 16)
-        self.ring.admit(NUMBER)
-        self.shared.set_fresh_until(time.monotonic() + 600)
-        self.shown: list[tuple[int, int]] = []
-        self.node, theirs = Channel.pair()
-        self.node._socket.settimeout(TIME_S)
-        tally = Tally()
-        self.turn = WorkerTurn(SearchCalls(time.thread_time), searches, time.monotonic)
-        route = ways.runner.app[QUICK_ROUTE]
-        self.worker = Worker(
-            Parts(
-                number=NUMBER,
-                ticket=self.shared.ticket,
-                shared=self.shared,
-                channel=theirs,
-                desk=route.in_worker(self.turn, tally),
-                turn=self.turn,
-                copy=CopiedIndexes(
-                    {uid: ways.index}, self.ring, NUMBER, lambda *each: self.shown.append(each)
-                ),
-                tally=tally,
-                clock=time.monotonic,
-                rehearsal=(request(QUERY, PLAIN), b"nonsense\r\n\r\n", b"half a"),
-                pause=lambda: None,
-            )
-        )
-        self.thread = threading.Thread(target=self.worker.run)
-        self.reports: list[Report] = []
-        self.opened: list[socket.socket] = []
-
-    def hear(self, kind):
-        """Return the next message of a kind, with its connection; reports are kept aside."""
-        while True:
-            received = self.node.receive()
-            assert received is not None, "the worker ended"
-            message, connection = received
-            if connection is not None:
-                self.opened.append(connection)
-            if isinstance(message, Report) and kind is not Report:
-                self.reports.append(message)
-                continue
-            assert isinstance(message, kind), message
-            return message, connection
-
-    def lend(
-        self, unread: bytes = b"", patience: int = PATIENCE, *, filled: bool = False
-    ) -> Client:
-        """Lend a connection; one that is `filled` has room for an answer once it is drained."""
-        near, far = socket.socketpair()
-        client = Client(far)
-        if filled:
-            near.settimeout(0.0)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    client.ballast += near.send(b"x" * 4096)
-        self.node.send(Lent(unread, patience), near.fileno())
-        near.close()
-        self.opened.append(far)
-        return client
-
-    def end(self) -> None:
-        self.node.end()
-        self.thread.join(TIME_S)
-        assert not self.thread.is_alive()
-        while (received := self.node.receive()) is not None:
-            self.opened += [each for each in received[1:] if each is not None]
-        self.node.close()
-        for each in self.opened:
-            each.close()
-
-
-@contextlib.asynccontextmanager
-async def staff(**settings) -> AsyncIterator[Staff]:
-    async with both_ways(**settings) as ways:
-        searches = ways.counted._inner
-        view = searches._routing.local_view()
-        assert view is not None
-        collection = next(iter(view.collections.values()))
-        made = Staff(ways, searches, collection.uid)
-        made.thread.start()
-        await asyncio.to_thread(made.hear, Ready)
-        try:
-            yield made
-        finally:
-            await asyncio.to_thread(made.end)
-
-
-def in_thread(test):
-    """Run what talks to the worker on a thread, for it waits."""
-
-    async def run():
-        async with staff() as made:
-            await asyncio.to_thread(test, made)
-
-    return run
-
-
-async def general(ways, body, path=QUERY):
-    """Return what the general way answers."""
-    status, _, decoded = await ways.general.ask(path, body)
-    decoded.pop("time")
-    return status, rounded(decoded)
-
-
-def alike(answer):
-    status, decoded = answer
-    decoded.pop("time")
-    return status, rounded(decoded)
+from tests.unit.test_quick_route import COUNT, PLAIN, QUERY, request
+from tests.unit.worker_staff import NUMBER, TIME_S, alike, general, in_thread, staff
 
 
 async def test_searches_are_answered_as_the_node_answers_them():
@@ -422,90 +255,6 @@ def test_rows_are_taken_in_though_nobody_searches(made):
         assert time.monotonic() < deadline_s
 
 
-async def test_payloads_that_are_not_known_are_the_nodes_to_read():
-    """The answer waits for them, others do not; what is read once is known."""
-    async with staff() as made:
-        body = {**PLAIN, "with_payload": True, "limit": 4}
-        expected = await general(made.ways, body)
-
-        def check():
-            client, other = made.lend(), made.lend()
-            client.send(request(QUERY, body))
-            needed, _ = made.hear(Needed)
-            assert needed.uid == made.uid
-            assert other.ask()[0] == 200
-            made.node.send(Payloads(needed.number, made.searches.read(*needed_of(needed)), {0: 99}))
-            assert alike(client.answer()) == expected
-            assert made.shown == [(0, 99)], "they may be newer than the copy"
-            assert alike(client.ask(body)) == expected
-            assert alike(other.ask(body)) == expected
-
-        await asyncio.to_thread(check)
-
-
-def needed_of(needed):
-    return needed.uid, needed.points
-
-
-@in_thread
-def test_a_point_that_is_gone_when_its_payload_is_read_is_left_out(made):
-    """It was deleted meanwhile. Payloads that do not fit into a message make it the node's."""
-    body = {**PLAIN, "with_payload": True, "limit": 3}
-    client = made.lend()
-    client.send(request(QUERY, body))
-    needed, _ = made.hear(Needed)
-    rows = made.searches.read(needed.uid, needed.points)
-    made.node.send(Payloads(needed.number, rows[1:], {}))
-    assert len(client.answer()[1]["result"]["points"]) == 2
-
-    far = {**body, "query": (-VECTORS[0]).tolist(), "limit": COUNT}
-    client.send(request(QUERY, far))
-    needed, _ = made.hear(Needed)
-    made.node.send(Payloads(needed.number, None, {}))
-    back, _ = made.hear(Back)
-    assert back == Back(request(QUERY, far), 2 * PATIENCE, is_moving=False)
-
-
-@in_thread
-def test_more_points_than_fit_into_a_message_are_the_nodes(made):
-    """Where an answer needs very many payloads."""
-    client = made.lend()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cluster.workers.channel.MESSAGE_BYTES_MAX", 400)
-        client.send(request(QUERY, {**PLAIN, "with_payload": True, "limit": COUNT}))
-        assert made.hear(Back)[0].patience == 2 * PATIENCE
-    assert made.lend(request(QUERY, PLAIN)).answer()[0] == 200
-
-
-@in_thread
-def test_a_descriptor_that_takes_anothers_number_gets_no_answer_of_it(made):
-    """Payloads that come for a connection which has gone back are for nobody."""
-    body = {**PLAIN, "with_payload": True}
-    client = made.lend(request(QUERY, body))
-    needed, _ = made.hear(Needed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker_module, "IDLE_S", 0.0)
-        assert made.hear(Back)[0].unread == request(QUERY, body)
-    other = made.lend()
-    assert other.ask()[0] == 200
-    made.node.send(Payloads(needed.number, [], {}))
-    status, found = other.ask({**PLAIN, "limit": 2})
-    assert (status, len(found["result"]["points"])) == (200, 2)
-    assert client is not None
-
-
-@in_thread
-def test_what_is_sent_ahead_while_payloads_are_read_waits(made):
-    """Neither request is lost, and their answers come in order."""
-    client = made.lend(request(QUERY, {**PLAIN, "with_payload": True, "limit": 4}))
-    needed, _ = made.hear(Needed)
-    client.send(request(QUERY, {**PLAIN, "limit": 2}))
-    assert made.lend(request(QUERY, PLAIN)).answer()[0] == 200
-    made.node.send(Payloads(needed.number, made.searches.read(needed.uid, needed.points), {}))
-
-    assert [len(client.answer()[1]["result"]["points"]) for _ in range(2)] == [4, 2]
-
-
 @in_thread
 def test_kinds_of_search_that_are_not_known_get_a_part_of_the_time(made):
     """Others would wait for them: the node finds out what they cost, on its threads."""
@@ -545,22 +294,6 @@ def test_a_search_while_rows_are_written_finds_them(made):
     made.worker._requests.take = take_and_write
     _, found = client.ask({"query": vector.tolist(), "limit": 3})
     assert found["result"]["points"][0]["id"] == 30_000
-
-
-@in_thread
-def test_an_answer_that_waits_for_payloads_goes_back_with_its_request(made):
-    """When the worker leaves; the payloads that come then are for nobody."""
-    body = {**PLAIN, "with_payload": True}
-    client = made.lend()
-    client.send(request(QUERY, body))
-    needed, _ = made.hear(Needed)
-    made.shared.change()
-    made.hear(Leaving)
-
-    assert made.hear(Back)[0].unread == request(QUERY, body)
-    made.node.send(Payloads(needed.number, [], {}))
-    assert made.lend(request(QUERY, PLAIN)) is not None
-    assert made.hear(Back)[0].unread == request(QUERY, PLAIN)
 
 
 @in_thread
