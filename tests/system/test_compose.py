@@ -207,6 +207,7 @@ def test_stored_at_one_found_at_another(deployment: Deployment) -> None:
 
 def test_commands_work_from_the_host(deployment: Deployment) -> None:
     """The command line needs the URL and the key, by environment or by option."""
+    deployment.await_ready()
     for node in NODES:
         assert "Nodes: 3 of 3 up" in deployment.recollect("status", node=node).stdout
     stored = deployment.recollect("store", "rotate the key after a leak", "--json", node=2)
