@@ -143,6 +143,11 @@ class Cluster:
             return self.call("GET", "/readyz", node=node).status == 200
         return False
 
+    def until_ready(self) -> None:
+        """Wait until every node can serve, which is of the moment: a leader may change."""
+        for node in range(1, self.nodes + 1):
+            eventually(lambda: self.is_ready(node), READY_S, f"node{node} to be ready")  # noqa: B023
+
     def kill(self, node: int, number: int = signal.SIGKILL) -> int:
         """Send a signal to a node; after SIGKILL it is gone when this returns. Returns its pid."""
         pid = self.pid(node)

@@ -36,6 +36,7 @@ def scratch(shared: Cluster, request: pytest.FixtureRequest) -> Any:
 
 def test_success_has_one_shape(shared, line):
     """Result, status `ok` and the time in seconds, on every kind of route."""
+    shared.until_ready()
     for method, path, body in (
         ("GET", "/collections", None),
         ("GET", "/collections/line", None),
