@@ -13,6 +13,7 @@ import asyncio
 import multiprocessing
 import time
 from collections.abc import Sequence
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,8 +74,9 @@ def paced(port: int, requests: Sequence[bytes], pace_s: float, connections: int)
     return uvloop.run(_paced(port, requests, pace_s, connections))
 
 
-def write(port: int, requests: Sequence[bytes], pace_s: float) -> None:
-    """Be the process that stores vectors."""
+def write(port: int, requests: Sequence[bytes], pace_s: float, together: Barrier) -> None:
+    """Be the process that stores vectors; it begins when the searches do."""
+    together.wait()
     shown(Console(), "writes", paced(port, requests, pace_s, WRITERS))
 
 
@@ -109,9 +111,11 @@ def main() -> None:
         pace_s = 1 / options.searches
         paced(port, searches[: len(searches) // 3], pace_s, CONNECTIONS)
         alone = shown(console, "searches alone", paced(port, searches, pace_s, CONNECTIONS))
-        arguments = (port, writes, BATCH / options.vectors)
+        together = multiprocessing.Barrier(2)
+        arguments = (port, writes, BATCH / options.vectors, together)
         writer = multiprocessing.Process(target=write, args=arguments)
         writer.start()
+        together.wait()
         beside = shown(console, "beside writes", paced(port, searches, pace_s, CONNECTIONS))
         writer.join()
         console.print(f"p99 beside writes to alone: {beside / alone:.1f}")

@@ -185,6 +185,7 @@ class Node:
             graph_threads=self.graph_threads,
             pause=self.surroundings.pause,
         )
+        self.driver.lane.give_way_to(self.router.turns.is_due)
         self.router.register_handlers()
         if self.config.checkpoint_url:
             self.router.add_checkpoints(partial(checkpoints_of, self))

@@ -119,15 +119,15 @@ class Router:
     def __post_init__(self) -> None:
         self._routing = self._new_routing()
         lanes = SearchLanes(SearchCalls(self.thread_clock), self.search_threads or self.executor)
+        self.turns = SearchTurns(lanes)
         self._leaders = Leaders(self._routing)
         guards = [guard for guard in (self.memory, self.disk) if guard is not None]
         self._writes = WritePath(self._routing, self._leaders, self.request_ids, guards)
         self.local = local = LocalReads(self._routing, self.indexes, lanes)
         scatter = Scatter(self._routing, local)
         self._reads = ReadPath(self._routing, self._leaders, self.local, scatter)
-        here = (self._routing, self.indexes, local)
-        self._searches = SearchPath(*here, lanes, scatter, self._reads)
-        self.quick = QuickSearch(*here, SearchTurns(lanes))
+        self._searches = SearchPath(self._routing, self.indexes, local, lanes, scatter, self._reads)
+        self.quick = QuickSearch(self._routing, self.indexes, local, self.turns)
         self._catalog = Catalog(self._routing, self._leaders, self.request_ids)
         self._field_indexes = FieldIndexes(self._routing, self._catalog, self.indexes)
         self._collection_status = CollectionStatus(self._routing, self.indexes, self._reads)

@@ -61,6 +61,10 @@ class Passing:
         """Whether a search would wait for others."""
         return self.index.would_wait
 
+    def settle(self) -> None:
+        """Take in what was written."""
+        self.index.settle()
+
     def search_many(
         self, vectors: Matrix, limit: int, *, ef: int | None = None, unit: bool = False
     ) -> list[list[IndexHit]]:

@@ -52,6 +52,10 @@ class SearchTurns:
         self._is_helped = False
         """Whether a share is with a thread, or waits for one. Needs the mutex."""
 
+    def is_due(self) -> bool:
+        """Return whether somebody waits for a search that the event loop is about to make."""
+        return self._is_due
+
     def begin(self, key: GroupKey, search: Search) -> None:
         """Begin a search of (index, limit, ef); its `done` is called on this event loop."""
         cost_s = self._calls.cost_s(key)

@@ -9,7 +9,9 @@ empty. SQLite does not sync on commit, but for the first after a checkpoint: tha
 whose checkpoint is being finished, are left to the thread. The disk may still be slow: after a
 commit that took `SLOW_S` everything goes to the thread for a while. A write to many shards has a
 batch for each; after `TURN_S` of them the loop sees to requests and answers before it goes on, or a
-search beside such a write would wait for all of them.
+search beside such a write would wait for all of them. Nor does it go on before searches that came
+meanwhile: who searches waits for one answer, who writes for a disk as well. Where searches never
+end, applying has its turn all the same after `PATIENCE_S`, and a longer one.
 
 At a follower nobody waits for most entries: those gather for `GATHER_S`, many to a transaction. An
 entry that was proposed here, or a read that waits for an index, is served at once.
@@ -40,6 +42,10 @@ GATHER_S: Final = 0.05
 GATHER_BYTES: Final = 256 << 10
 TURN_S: Final = 0.001
 """How long batches are applied on the loop in one go."""
+PATIENCE_S: Final = 0.012
+"""How long applying lets searches go first."""
+LATE_TURN_S: Final = 0.004
+"""A turn after that: where searches take all there is, a quarter of the loop is for writes."""
 SLOW_S: Final = 0.2
 SLOW_REST_S: Final = 5.0
 DISK_FULL_RETRY_S: Final = 1.0
@@ -79,11 +85,18 @@ class ApplyLane:
         self._turn = False
         """Whether something was applied in this turn of the loop; `_go_on` comes in the next."""
         self._slow_until_s = 0.0
+        self._others_wait: Callable[[], bool] = lambda: False
+        self._gives_way_until_s: float | None = None
+        """Set while searches go first."""
         self._closed = False
 
     def close(self) -> None:
         """Start nothing more; what the thread has is finished by whoever shuts it down."""
         self._closed = True
+
+    def give_way_to(self, others_wait: Callable[[], bool]) -> None:
+        """Let others go first on the event loop while `others_wait` says that there are some."""
+        self._others_wait = others_wait
 
     # -- work ---------------------------------------------------------------------------------
 
@@ -157,13 +170,24 @@ class ApplyLane:
         if not self._turn:
             return
         try:
-            self._take_turn()
+            if not self._gives_way():
+                self._take_turn()
         except Exception as error:  # noqa: BLE001  # no turn would follow: the node must stop
             self._fail(error)
         self._loop.call_soon(self._go_on)
 
+    def _gives_way(self) -> bool:
+        """Return whether others go first, and note since when."""
+        if not self._others_wait():
+            return False
+        if self._gives_way_until_s is None:
+            self._gives_way_until_s = self._clock() + PATIENCE_S
+        return self._clock() < self._gives_way_until_s
+
     def _take_turn(self) -> None:
-        turn_ends_s = self._clock() + TURN_S
+        is_late = self._gives_way_until_s is not None and self._clock() >= self._gives_way_until_s
+        self._gives_way_until_s = None
+        turn_ends_s = self._clock() + (LATE_TURN_S if is_late else TURN_S)
         while self._ready and not self._closed:
             replica = self._ready.popleft()
             if self._may_apply_here(replica):

@@ -22,7 +22,14 @@ from cluster.command import (
     Transaction,
     encode_command,
 )
-from cluster.raft.apply_lane import GATHER_BYTES, SLOW_REST_S, SLOW_S, ApplyLane
+from cluster.raft.apply_lane import (
+    GATHER_BYTES,
+    LATE_TURN_S,
+    PATIENCE_S,
+    SLOW_REST_S,
+    SLOW_S,
+    ApplyLane,
+)
 from cluster.raft.driver import Driver
 from cluster.replica import Replica
 from cluster.shard import ShardMachine
@@ -130,6 +137,62 @@ async def test_batches_of_many_shards_leave_the_loop_time_for_others(scene: Scen
     assert other.machine.batches == [(threading.current_thread().name, 1)]
     assert seen
     other.pool.shutdown()
+
+
+class Beside:
+    """Two replicas of one lane, whose batches are committed together, and searches beside them."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scenes = [scene, Scene(2), Scene(3)]
+        self.searching = True
+        scene.lane.give_way_to(lambda: self.searching)
+        for each in self.scenes[1:]:
+            each.lane = scene.lane
+
+    @property
+    def applied(self) -> int:
+        return sum(len(each.machine.batches) for each in self.scenes)
+
+    async def pass_turns(self, count: int) -> None:
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def beside(scene: Scene) -> AsyncIterator[Beside]:
+    made = Beside(scene)
+    waiting = [await waited_for(each, 2) for each in made.scenes]
+    for each in made.scenes:
+        each.commit()
+    yield made
+    made.searching = False
+    await asyncio.gather(*waiting)
+    for each in made.scenes[1:]:
+        each.pool.shutdown()
+
+
+async def test_searches_go_before_what_is_applied(beside: Beside) -> None:
+    """Who searches waits for nothing else; applying goes on when nobody does any more."""
+    await beside.pass_turns(50)
+    assert beside.applied == 0
+
+    beside.searching = False
+    await beside.pass_turns(2)
+    assert beside.applied == 3
+
+
+async def test_searches_without_end_do_not_stop_what_is_applied(beside: Beside) -> None:
+    """After a while it has its turn, for longer than otherwise; then it gives way again."""
+    clock = beside.scenes[0]
+    for each in beside.scenes:
+        each.machine.before = lambda: setattr(clock, "now_s", clock.now_s + LATE_TURN_S / 1.5)
+    clock.now_s += PATIENCE_S
+    await beside.pass_turns(20)
+    assert beside.applied == 2
+
+    clock.now_s += PATIENCE_S * 0.9
+    await beside.pass_turns(20)
+    assert beside.applied == 2
 
 
 async def test_a_closed_lane_takes_no_more_turns(scene: Scene) -> None:

@@ -30,6 +30,9 @@ class Gated:
 
     would_wait = False
 
+    def settle(self):
+        """It has taken in all there is."""
+
     def search_many(self, vectors, limit, *, ef=None, unit=False):
         self.calls.append((len(vectors), limit, ef))
         assert self.gate.wait(10)

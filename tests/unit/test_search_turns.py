@@ -37,6 +37,8 @@ class Watched:
         self.there: list[int] = []
         """Of each call that a thread made."""
         self.cost_s = 0.0001
+        self.taking_in_s = 0.0
+        """Of what was written, before the next call."""
         self.now_s = 0.0
         self.failure: Exception | None = None
         self.gate, self.called_twice = threading.Event(), threading.Event()
@@ -44,6 +46,10 @@ class Watched:
         self.gate.set()
 
     would_wait = False
+
+    def settle(self):
+        self.now_s += self.taking_in_s
+        self.taking_in_s = 0.0
 
     def search_many(self, vectors, limit, *, ef=None, unit=False):
         if threading.current_thread() is threading.main_thread():
@@ -53,6 +59,7 @@ class Watched:
             if len(self.there) > 1:
                 self.called_twice.set()
             assert self.gate.wait(10)
+        self.settle()
         self.now_s += self.cost_s * len(vectors)
         if self.failure is not None:
             raise self.failure
@@ -218,6 +225,27 @@ async def test_threads_help_where_every_search_is_of_another_kind(pool):
     assert len(turns.index.here) + len(turns.index.there) == 8
 
 
+async def test_to_take_rows_in_is_no_part_of_what_a_search_costs(pool):
+    """One search that found many rows to take in does not send those after it to threads."""
+    turns = await Turns(pool).known()
+    turns.index.taking_in_s = 100 * SHORT_S
+    for _ in range(2):
+        assert await turns.ask(1) == [1]
+
+    assert (turns.index.here, turns.index.there) == ([1, 1], [])
+
+
+async def test_a_turn_is_due_from_when_somebody_asks_until_it_is_made(pool):
+    """What gives way to searches sees them from the beginning, and none when there are none."""
+    turns = await Turns(pool).known()
+    assert not turns.turns.is_due()
+    asked = turns.begin(1)
+    assert turns.turns.is_due()
+    await asked
+
+    assert not turns.turns.is_due()
+
+
 async def test_a_search_that_would_wait_is_for_a_thread(pool):
     """While the builder has the graph for itself, the event loop goes on with other things."""
     turns = await Turns(pool).known()
@@ -248,6 +276,9 @@ class Endless:
         self.turns, self.loop = turns, loop
         self.asked: list[asyncio.Future] = []
         self.ended = False
+
+    def settle(self):
+        """It has taken in all there is."""
 
     def line_up(self):
         self.asked += [self.turns.begin(1, index=self) for _ in range(3)]
