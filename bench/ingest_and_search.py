@@ -32,6 +32,8 @@ WRITERS: Final = 2
 BATCH: Final = 100
 NOISE: Final = 0.02
 POLL_S: Final = 0.5
+START_S: Final = 60.0
+"""What the writing process gets to start."""
 PATH: Final = "/collections/bench"
 
 
@@ -111,7 +113,7 @@ def main() -> None:
         pace_s = 1 / options.searches
         paced(port, searches[: len(searches) // 3], pace_s, CONNECTIONS)
         alone = shown(console, "searches alone", paced(port, searches, pace_s, CONNECTIONS))
-        together = multiprocessing.Barrier(2)
+        together = multiprocessing.Barrier(2, timeout=START_S)
         arguments = (port, writes, BATCH / options.vectors, together)
         writer = multiprocessing.Process(target=write, args=arguments)
         writer.start()

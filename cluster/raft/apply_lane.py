@@ -83,11 +83,11 @@ class ApplyLane:
         self._ready: deque[Replica] = deque()
         """Replicas that wait for a turn."""
         self._turn = False
-        """Whether something was applied in this turn of the loop; `_go_on` comes in the next."""
+        """Whether `_go_on` comes in the next turn of the loop."""
         self._slow_until_s = 0.0
         self._others_wait: Callable[[], bool] = lambda: False
         self._gives_way_until_s: float | None = None
-        """Set while searches go first."""
+        """When applying has its turn whoever waits; None: nobody went first since it last had."""
         self._closed = False
 
     def close(self) -> None:
@@ -168,39 +168,52 @@ class ApplyLane:
         """Apply what is ready, for a while; what comes during this turn of the loop waits."""
         self._turn = bool(self._ready) and not self._closed
         if not self._turn:
+            self._gives_way_until_s = None
             return
         try:
-            if not self._gives_way():
-                self._take_turn()
+            turn_s = self._turn_s()
+            if turn_s:
+                self._take_turn(turn_s)
+            else:
+                self._hand_over()
         except Exception as error:  # noqa: BLE001  # no turn would follow: the node must stop
             self._fail(error)
         self._loop.call_soon(self._go_on)
 
-    def _gives_way(self) -> bool:
-        """Return whether others go first, and note since when."""
+    def _turn_s(self) -> float:
+        """Return for how long to apply now; 0: others go first."""
         if not self._others_wait():
-            return False
+            return TURN_S
         if self._gives_way_until_s is None:
             self._gives_way_until_s = self._clock() + PATIENCE_S
-        return self._clock() < self._gives_way_until_s
-
-    def _take_turn(self) -> None:
-        is_late = self._gives_way_until_s is not None and self._clock() >= self._gives_way_until_s
+        if self._clock() < self._gives_way_until_s:
+            return 0.0
         self._gives_way_until_s = None
-        turn_ends_s = self._clock() + (LATE_TURN_S if is_late else TURN_S)
+        return LATE_TURN_S
+
+    def _take_turn(self, turn_s: float) -> None:
+        turn_ends_s = self._clock() + turn_s
         while self._ready and not self._closed:
             replica = self._ready.popleft()
-            if self._may_apply_here(replica):
+            if not self._jobs and self._is_for_the_loop(replica):
                 self._apply_here(replica)
             else:
                 self.submit(partial(self._apply, replica))
             if self._clock() >= turn_ends_s:
                 break
 
-    def _may_apply_here(self, replica: Replica) -> bool:
+    def _hand_over(self) -> None:
+        """Give the thread what is not for the loop: that need not wait for it."""
+        for _ in range(len(self._ready)):
+            replica = self._ready.popleft()
+            if self._is_for_the_loop(replica):
+                self._ready.append(replica)
+            else:
+                self.submit(partial(self._apply, replica))
+
+    def _is_for_the_loop(self, replica: Replica) -> bool:
         return (
-            not self._jobs
-            and replica.inbox_bytes <= SMALL_BYTES
+            replica.inbox_bytes <= SMALL_BYTES
             and not replica.machine.busy
             and self._clock() >= self._slow_until_s
             and not replica.takes_long()

@@ -28,6 +28,8 @@ from cluster.raft.apply_lane import (
     PATIENCE_S,
     SLOW_REST_S,
     SLOW_S,
+    SMALL_BYTES,
+    TURN_S,
     ApplyLane,
 )
 from cluster.raft.driver import Driver
@@ -150,6 +152,15 @@ class Beside:
             each.lane = scene.lane
 
     @property
+    def clock(self) -> Scene:
+        return self.scenes[0]
+
+    def each_takes(self, seconds: float) -> None:
+        """Let time pass while a batch is applied."""
+        for each in self.scenes:
+            each.machine.before = lambda: setattr(self.clock, "now_s", self.clock.now_s + seconds)
+
+    @property
     def applied(self) -> int:
         return sum(len(each.machine.batches) for each in self.scenes)
 
@@ -183,16 +194,52 @@ async def test_searches_go_before_what_is_applied(beside: Beside) -> None:
 
 async def test_searches_without_end_do_not_stop_what_is_applied(beside: Beside) -> None:
     """After a while it has its turn, for longer than otherwise; then it gives way again."""
-    clock = beside.scenes[0]
-    for each in beside.scenes:
-        each.machine.before = lambda: setattr(clock, "now_s", clock.now_s + LATE_TURN_S / 1.5)
-    clock.now_s += PATIENCE_S
+    beside.each_takes(LATE_TURN_S / 1.5)
+    await beside.pass_turns(2)
+    beside.clock.now_s += PATIENCE_S
     await beside.pass_turns(20)
     assert beside.applied == 2
 
-    clock.now_s += PATIENCE_S * 0.9
+    beside.clock.now_s += PATIENCE_S * 0.9
     await beside.pass_turns(20)
     assert beside.applied == 2
+
+
+async def test_a_gap_between_searches_does_not_begin_the_patience_anew(beside: Beside) -> None:
+    """Else short turns in such gaps would be all that writes ever get."""
+    beside.each_takes(TURN_S)
+    await beside.pass_turns(2)
+    beside.clock.now_s += PATIENCE_S * 0.9
+    beside.searching = False
+    await beside.pass_turns(1)
+    beside.searching = True
+    assert beside.applied == 1
+
+    await beside.pass_turns(20)
+    assert beside.applied == 1
+    beside.clock.now_s += PATIENCE_S * 0.1
+    await beside.pass_turns(20)
+    assert beside.applied == 3
+
+
+async def test_an_ordinary_turn_is_short(beside: Beside) -> None:
+    """Where nobody searches, requests and answers have their way after a millisecond."""
+    beside.searching = False
+    beside.each_takes(TURN_S)
+    for applied in (1, 2, 3):
+        await beside.pass_turns(1)
+        assert beside.applied == applied
+
+
+async def test_what_is_for_the_thread_waits_for_no_search(scene: Scene) -> None:
+    """It takes little of the loop's time, and the thread has nothing else to do."""
+    scene.lane.give_way_to(lambda: True)
+    waiting = await waited_for(scene, 2)
+    scene.commit(payload_bytes=SMALL_BYTES)
+    await scene.until(2)
+
+    assert [thread for thread, _ in scene.machine.batches] == ["lane_0"]
+    await waiting
 
 
 async def test_a_closed_lane_takes_no_more_turns(scene: Scene) -> None:
