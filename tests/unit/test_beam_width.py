@@ -9,6 +9,7 @@ from storage.beam_width import (
     EARLY_ROUNDS,
     GROWTH,
     NEIGHBOURS,
+    RECALL_MIN,
     ROUNDS,
     ROWS_MIN,
     SAMPLE_EVERY,
@@ -147,6 +148,16 @@ def test_a_sample_that_may_err_is_not_believed():
     """A mean above the target counts when it is by more than its error."""
     assert Recalls().plus([1.0] * 60 + [0.9] * 4).are_enough
     assert not Recalls().plus([1.0] * 62).plus([0.1, 0.1]).are_enough
+
+
+def test_few_queries_have_to_find_more():
+    """The first rounds look at many widths: one of these is lucky more often than each alone."""
+    shares = [1.0] * 74 + [0.9] * 26
+    few = Recalls().plus(shares * 3)
+    assert few.mean > RECALL_MIN
+    assert not few.are_enough
+
+    assert few.plus(shares * 8).are_enough
 
 
 def test_an_index_measures_itself_by_the_queries_that_come():
