@@ -46,7 +46,7 @@ EARLY_ROUNDS: Final = 4
 FEW: Final = EARLY_ROUNDS * SAMPLES
 FEW_ERRORS: Final = 2.0
 """By so many standard errors few queries have to find enough: a width that was lucky with them is
-narrower than it should be until later rounds tell. With one, a node in three had 0.969."""
+narrower than it should be until later rounds tell. With one, one of three runs had 0.969."""
 ROWS_MIN: Final = 10_000
 """A smaller graph is searched in no time by any width."""
 TAIL_MAX: Final = 256

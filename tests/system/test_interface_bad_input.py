@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import pytest
 
-from tests.helpers import Cluster, eventually
+from tests.helpers import Cluster
 from tests.system.bad_bodies import (
     COLLECTIONS,
     COSINE,
@@ -202,14 +201,10 @@ def test_the_largest_that_is_allowed_is_stored(shared):
     assert len(points.query([0] * 4096, limit=10_000, offset=0)) == 3
 
 
-def is_ready(url: str) -> bool:
-    return send(url, "GET", "/readyz").status == 200
-
-
 def test_everything_still_works(shared, target):
     """After all this every node is ready, and serves what it served before."""
+    shared.until_ready()
     for url in shared.urls:
-        eventually(partial(is_ready, url), 20.0, "a node that is ready")
         points = Points(url, "target")
         assert points.count(parameters="?consistency=all") == 3
         assert [hit["id"] for hit in points.query([3, 1, 0, 0], limit=1)] == [3]
